@@ -1,0 +1,52 @@
+"""Who hears a session: the sockets of its two participants on this node.
+
+Everything here is synchronous and in memory: a socket's `send` never waits, and one that cannot keep up closes itself. What is encoded is
+encoded once, and nothing is encoded for nobody. Read next: `halo/net/connection.py`, the ear itself.
+"""
+
+from halo import protocol
+from halo.actors.commands import Ear
+from halo.session import Party
+
+
+class Audience:
+    """The ears of one session, in the order of their arrival."""
+
+    __slots__ = ("_ears",)
+
+    def __init__(self) -> None:
+        self._ears: list[Ear] = []
+
+    def __len__(self) -> int:
+        return len(self._ears)
+
+    def join(self, ear: Ear) -> None:
+        alone = not self.hears(ear.party)
+        self._ears.append(ear)
+        if alone:
+            self.send(protocol.Presence(party=ear.party.value, connected=True), beside=ear)
+
+    def leave(self, ear: Ear) -> None:
+        self._ears.remove(ear)
+        if not self.hears(ear.party):
+            self.send(protocol.Presence(party=ear.party.value, connected=False))
+
+    def hears(self, party: Party) -> bool:
+        """Whether anybody of `party` is on this chat."""
+        return any(ear.party is party for ear in self._ears)
+
+    def parties(self) -> frozenset[Party]:
+        return frozenset(ear.party for ear in self._ears)
+
+    def send(self, frame: protocol.Frame, *, to: Party | None = None, beside: Ear | None = None) -> None:
+        """`frame` to one party, or to both, but not to `beside`."""
+        encoded: bytes | None = None
+        for ear in tuple(self._ears):
+            if ear is not beside and (to is None or ear.party is to):
+                if encoded is None:
+                    encoded = protocol.encode(frame)
+                ear.send(encoded)
+
+    def close(self, code: int) -> None:
+        for ear in tuple(self._ears):
+            ear.close(code)

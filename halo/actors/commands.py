@@ -1,0 +1,148 @@
+"""What may be handed to a session's actor, and how its answer comes back.
+
+An asker is told exactly once, `resolved` or `refused`, and after the commit only. Sockets answer with frames, HTTP waits for a
+`Answer`; the actor cannot tell them apart. Read next: `halo/actors/session.py`.
+"""
+
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeAlias, TypeVar
+
+import trio
+
+from halo.clock import Moment
+from halo.errors import Refusal
+from halo.events import EndedBy
+from halo.session import Extension, Party, Session
+
+T = TypeVar("T")
+T_contra = TypeVar("T_contra", contravariant=True)
+
+
+class Asker(Protocol[T_contra]):
+    """Whoever waits for an answer."""
+
+    def resolved(self, value: T_contra) -> None: ...
+
+    def refused(self, refusal: Refusal) -> None: ...
+
+
+class Answer(Generic[T]):
+    """An asker that a task can wait for."""
+
+    def __init__(self) -> None:
+        self._told = trio.Event()
+        self._value: T | None = None
+        self._refusal: Refusal | None = None
+
+    def resolved(self, value: T) -> None:
+        self._value = value
+        self._told.set()
+
+    def refused(self, refusal: Refusal) -> None:
+        self._refusal = refusal
+        self._told.set()
+
+    async def wait(self) -> T:
+        """The value.
+
+        Raises:
+            Refusal: what the actor said instead.
+        """
+        await self._told.wait()
+        if self._refusal is not None:
+            raise self._refusal
+        assert self._value is not None  # resolved with a value, or refused
+        return self._value
+
+
+class Ear(Protocol):
+    """A socket on a chat: `send` never waits, and what it cannot take closes it."""
+
+    party: Party
+
+    def send(self, frame: bytes) -> None: ...
+
+    def close(self, code: int) -> None: ...
+
+
+class Speaker(Ear, Protocol):
+    """An ear that also says things and is told what became of each."""
+
+    def stored(self, client_id: str, seq: int, at: Moment) -> None: ...
+
+    def not_stored(self, client_id: str, refusal: Refusal) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A message that waits for its `seq`."""
+
+    speaker: Speaker
+    id: str
+    body: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestExtension:
+    asker: Asker[Extension]
+    customer_id: str
+    duration_minutes: int | None
+    price: int | None
+    payment_request_id: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerExtension:
+    asker: Asker[Extension]
+    mitra_id: str
+    extension_id: str
+    accepted: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelExtension:
+    asker: Asker[Extension]
+    customer_id: str
+    extension_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """A session as it stands, with the last `seq` of its messages."""
+
+    session: Session
+    last_seq: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    asker: Asker[View]
+    by: EndedBy
+    user_id: str | None
+    """The participant who asks; None when an operator or the deactivation does."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreditDowntime:
+    """No node kept this session's clock for so long."""
+
+    downtime_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettlePayment:
+    """The payment of a session on hold may have been confirmed or failed: look."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """The alarm rang: a deadline or a timer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """Finish what came before this, then return."""
+
+
+Command: TypeAlias = RequestExtension | AnswerExtension | CancelExtension | End
+Item: TypeAlias = Said | Command | CreditDowntime | SettlePayment | Due | Stop

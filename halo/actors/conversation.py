@@ -1,0 +1,151 @@
+"""The messages of one session: each gets the next `seq`, becomes durable with many others, and only then is acknowledged and heard.
+
+The owner numbers, so `seq` is dense (C2); a client id that was seen before is looked up and acknowledged again with its first `seq`
+(C3). When the outcome of an append is unknown nobody is acknowledged, and the next thing that happens is `catch_up`, which reads
+what is stored. Must never write for a session that it does not own: the journal checks the epoch. Read next:
+`halo/store/journal.py`.
+"""
+
+from dataclasses import dataclass
+
+from halo import protocol
+from halo.actors.audience import Audience
+from halo.actors.commands import Ear, Said
+from halo.actors.known_ids import KnownIds
+from halo.actors.ports import MessageRow, Ports
+from halo.clock import Moment, rfc3339
+from halo.errors import IdReused, StepOvertaken, StoreUnavailable
+from halo.rules import refuse_message
+from halo.session import Session
+
+IDS_PAGE = 10_000
+"""Ids read at a time after a restart: some 400 KB, a few milliseconds."""
+TAIL_PAGE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A message on its way into the journal."""
+
+    seq: int
+    sender: str
+    id: str
+    body: str
+    at: Moment
+
+
+class TailUnknown(Exception):
+    """An append has failed: what is stored is known only after `catch_up`."""
+
+
+class Conversation:
+    """What was said, as far as it has a `seq`.
+
+    Error handling: `store` tells every speaker exactly once, also when it raises.
+    """
+
+    __slots__ = ("_audience", "_known", "_ports", "_session_id", "last_seq")
+
+    def __init__(self, session_id: str, last_seq: int, audience: Audience, ports: Ports) -> None:
+        self.last_seq = last_seq
+        self._session_id = session_id
+        self._audience = audience
+        self._ports = ports
+        self._known: KnownIds | None = None if last_seq else KnownIds()
+
+    async def store(self, said: list[Said], session: Session) -> None:
+        """Number, append, acknowledge, deliver.
+
+        Raises:
+            TailUnknown: the append failed; whoever spoke was told to try again.
+        """
+        try:
+            fresh = await self._number(said, session)
+        except StoreUnavailable as away:  # nothing was written: the ids could not be looked up
+            for item in said:
+                item.speaker.not_stored(item.id, away)
+            return
+        if not fresh:
+            return
+        try:
+            await self._ports.log.append(self._session_id, session.epoch, [row for row, _ in fresh])
+        except (StoreUnavailable, StepOvertaken) as unknown:
+            for _, items in fresh:
+                for item in items:
+                    item.speaker.not_stored(item.id, StoreUnavailable())
+            raise TailUnknown from unknown
+        for row, items in fresh:
+            self.last_seq = row.seq
+            for item in items:
+                item.speaker.stored(item.id, row.seq, row.at)
+            self._deliver(row, beside=items[0].speaker)
+
+    async def catch_up(self, last_seq: int) -> None:
+        """Deliver what turns out to be stored beyond what was heard, up to `last_seq`."""
+        while self.last_seq < last_seq:
+            page = await self._ports.messages.list_messages(self._session_id, self.last_seq, TAIL_PAGE)
+            if not page:
+                return
+            for row in page:
+                self.last_seq = row.seq
+                self._deliver(row, beside=None)
+            self._known = None
+
+    def forget_ids(self) -> None:
+        """After a crash: what was remembered may be half of a change."""
+        self._known = None
+
+    async def _number(self, said: list[Said], session: Session) -> list[tuple[Row, list[Said]]]:
+        """Rows for what is new, each with all who said it; everything else is answered here."""
+        known = self._known if self._known is not None else await self._load_known()
+        refusal = refuse_message(session.status)
+        at = self._ports.clock.now()
+        earlier = {
+            (item.speaker.party.value, item.id): await self._ports.messages.find_message(self._session_id, item.speaker.party.value, item.id)
+            for item in said
+            if known.may_hold(item.speaker.party.value, item.id)
+        }
+        fresh: dict[tuple[str, str], tuple[Row, list[Said]]] = {}
+        for item in said:
+            key = (item.speaker.party.value, item.id)
+            first: MessageRow | None = fresh[key][0] if key in fresh else earlier.get(key)
+            if first is not None and first.body != item.body:
+                item.speaker.not_stored(item.id, IdReused())
+            elif key in fresh:
+                fresh[key][1].append(item)
+            elif first is not None:
+                item.speaker.stored(item.id, first.seq, first.at)
+            elif refusal is not None:
+                item.speaker.not_stored(item.id, refusal)
+            else:
+                known.add(*key)
+                fresh[key] = (Row(self.last_seq + len(fresh) + 1, key[0], item.id, item.body, at), [item])
+        return list(fresh.values())
+
+    async def _load_known(self) -> KnownIds:
+        known, after_seq = KnownIds(), 0
+        while after_seq < self.last_seq:
+            page = await self._ports.messages.list_message_ids(self._session_id, after_seq, IDS_PAGE)
+            if not page:
+                break
+            for seq, sender, client_id in page:
+                known.add(sender, client_id)
+                after_seq = seq
+        self._known = known
+        return known
+
+    def _deliver(self, row: MessageRow, beside: Ear | None) -> None:
+        if len(self._audience) > (beside is not None):  # nobody else listens: nothing to build
+            self._audience.send(message_frame(self._session_id, row), beside=beside)
+
+
+def message_frame(session_id: str, row: MessageRow) -> protocol.Message:
+    """A stored message as it goes over the wire."""
+    return protocol.Message(
+        session_id=session_id,
+        seq=row.seq,
+        id=row.id,
+        sender="customer" if row.sender == "customer" else "mitra" if row.sender == "mitra" else "system",
+        body=row.body,
+        at=rfc3339(row.at),
+    )

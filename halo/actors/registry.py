@@ -1,0 +1,225 @@
+"""The registry: every living session's actor on this node, and the one door to them.
+
+It starts actors under its nursery, each supervised on its own; restores all living sessions at start; and answers for sessions
+that have ended or live elsewhere from their rows. It must never reach into a session: whatever changes one goes through its
+mailbox. Read next: `halo/actors/session.py`.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol, TypeVar
+
+import structlog
+import trio
+
+from halo import protocol
+from halo.actors.commands import Answer, AnswerExtension, CancelExtension, Command, CreditDowntime, End, RequestExtension, SettlePayment, Stop, View
+from halo.actors.ports import Ports, StoredSession
+from halo.actors.session import CLOSE_COME_BACK, SessionActor
+from halo.actors.supervisor import RestartBudget, supervise
+from halo.clock import Moment
+from halo.effects import Step
+from halo.errors import Draining, ExtensionResolved, NotFound, OwnershipLost, SessionNotActive, StoreUnavailable
+from halo.events import EndedBy
+from halo.session import Extension, SessionStatus
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+TAKE_UP_PAGE = 2_000
+"""Sessions taken up in one statement: some 50 ms, so that a large restore never holds the event loop for long."""
+
+
+class TakenUp(Protocol):
+    """A session that this node now owns, and until when somebody kept its clock."""
+
+    @property
+    def stored(self) -> StoredSession: ...
+
+    @property
+    def last_kept_at(self) -> Moment: ...
+
+
+class Ownership(Protocol):
+    """Where sessions without a living owner come from, and who took part in what."""
+
+    async def take_up(self, limit: int) -> Sequence[TakenUp]: ...
+
+    async def list_living_of(self, user_id: str) -> list[str]: ...
+
+
+class Registry:
+    """All sessions of this node.
+
+    Resource handling: actors run in `nursery`, which the caller owns; `drain` stops them all.
+    Error handling: every public method raises `Refusal`s only.
+    """
+
+    def __init__(self, nursery: trio.Nursery, ports: Ports, ownership: Ownership, budget: RestartBudget | None = None) -> None:
+        self._nursery = nursery
+        self._ports = ports
+        self._ownership = ownership
+        self._budget = budget or RestartBudget()
+        self._actors: dict[str, SessionActor] = {}
+        self._all_gone = trio.Event()
+        self.draining = False
+
+    def __iter__(self) -> Iterator[SessionActor]:
+        return iter(tuple(self._actors.values()))
+
+    def __len__(self) -> int:
+        return len(self._actors)
+
+    def find(self, session_id: str) -> SessionActor | None:
+        return self._actors.get(session_id)
+
+    # ---- life
+
+    async def restore(self) -> int:
+        """Take up every living session that nobody owns; returns how many. Safe to call again and again."""
+        count = 0
+        while page := await self._ownership.take_up(TAKE_UP_PAGE):
+            now = self._ports.clock.now()
+            for taken in page:
+                actor = self._start(taken.stored)
+                actor.mailbox.put(CreditDowntime(downtime_ms=max(0, now - taken.last_kept_at)), urgent=True)
+                await trio.lowlevel.checkpoint()
+            count += len(page)
+        return count
+
+    async def opened(self, decided: Step) -> None:
+        """Start the actor of a session that has just been committed."""
+        if decided.session.session_id not in self._actors:
+            self._start(_Opened(decided))
+        self._ports.outside.capacity_changed(decided.session.mitra_id)
+
+    def _start(self, stored: StoredSession) -> SessionActor:
+        actor = SessionActor(stored.session, stored.last_seq, self._ports)
+        earlier = self._actors.get(actor.session.session_id)
+        if earlier is not None:  # taken from ourselves after the lease was lost: the older incarnation has a stale epoch
+            earlier.audience.send(protocol.Reconnect(after_ms=0, reason="moved"))
+            earlier.audience.close(CLOSE_COME_BACK)
+            earlier.mailbox.put(Stop(), urgent=True)
+        self._actors[actor.session.session_id] = actor
+        self._nursery.start_soon(self._keep, actor, name=f"session {actor.session.session_id}")
+        return actor
+
+    async def _keep(self, actor: SessionActor) -> None:
+        session_id = actor.session.session_id
+
+        async def run() -> None:
+            try:
+                await actor.run()
+            except* OwnershipLost:
+                log.warning("session_ownership_lost", session_id=session_id)
+                actor.audience.send(protocol.Reconnect(after_ms=0, reason="moved"))
+                actor.audience.close(CLOSE_COME_BACK)
+
+        try:
+            await supervise(
+                run, name=f"session {session_id}", recover=actor.recover, parked=actor.park, budget=self._budget, session_id=session_id
+            )
+        finally:
+            if not actor.parked:
+                actor.refuse_waiting(Draining if actor.session.status is not SessionStatus.ENDED else SessionNotActive)
+                if self._actors.get(session_id) is actor:
+                    del self._actors[session_id]
+                if not self._actors:
+                    self._all_gone.set()
+
+    def credit_downtime(self, downtime_ms: int) -> None:
+        """No clock was kept on this node for so long: every session of it gets the time back."""
+        for actor in self:
+            actor.mailbox.put(CreditDowntime(downtime_ms=downtime_ms), urgent=True)
+
+    async def drain(self) -> None:
+        """Every actor finishes the step in hand and returns; the caller bounds the time."""
+        self.draining = True
+        for actor in self:
+            actor.mailbox.put(Stop(), urgent=True)
+        self._all_gone = trio.Event()
+        if any(not actor.parked for actor in self):
+            await self._all_gone.wait()
+
+    # ---- the door
+
+    async def view(self, session_id: str, *, user_id: str | None) -> View:
+        """The session as it stands, also after its end.
+
+        Raises:
+            NotFound: there is none, or `user_id` is no participant of it.
+        """
+        actor = self._actors.get(session_id)
+        view = actor.view() if actor is not None else await self._load(session_id)
+        if user_id is not None and user_id not in {view.session.customer_id, view.session.mitra_id}:
+            raise NotFound
+        return view
+
+    async def living_of(self, user_id: str) -> list[View]:
+        return [await self.view(session_id, user_id=user_id) for session_id in await self._ownership.list_living_of(user_id)]
+
+    async def request_extension(
+        self, session_id: str, *, customer_id: str, duration_minutes: int | None, price: int | None, payment_request_id: str | None
+    ) -> Extension:
+        """The pending extension."""
+        answer: Answer[Extension] = Answer()
+        command = RequestExtension(
+            asker=answer, customer_id=customer_id, duration_minutes=duration_minutes, price=price, payment_request_id=payment_request_id
+        )
+        return await self._ask(session_id, customer_id, command, answer)
+
+    async def respond_extension(self, session_id: str, extension_id: str, *, mitra_id: str, accepted: bool) -> Extension:
+        """The extension as it was decided."""
+        answer: Answer[Extension] = Answer()
+        command = AnswerExtension(asker=answer, mitra_id=mitra_id, extension_id=extension_id, accepted=accepted)
+        return await self._ask(session_id, mitra_id, command, answer)
+
+    async def cancel_extension(self, session_id: str, extension_id: str, *, customer_id: str) -> Extension:
+        """The extension, `cancelled`."""
+        answer: Answer[Extension] = Answer()
+        return await self._ask(
+            session_id, customer_id, CancelExtension(asker=answer, customer_id=customer_id, extension_id=extension_id), answer
+        )
+
+    async def end(self, session_id: str, by: EndedBy, *, user_id: str | None) -> View:
+        """The session, `ended`."""
+        answer: Answer[View] = Answer()
+        return await self._ask(session_id, user_id, End(asker=answer, by=by, user_id=user_id), answer)
+
+    async def payment_settled(self, session_id: str) -> None:
+        """The payment of a session that may be on hold was confirmed or has failed."""
+        actor = self._actors.get(session_id)
+        if actor is not None and not actor.parked:
+            actor.mailbox.put(SettlePayment(), urgent=True)
+
+    async def _ask(self, session_id: str, user_id: str | None, command: Command, answer: Answer[T]) -> T:
+        actor = self._actors.get(session_id)
+        if actor is None:
+            await self._refuse_absent(session_id, user_id, command)
+        else:
+            actor.hand_in(command)
+        return await answer.wait()
+
+    async def _refuse_absent(self, session_id: str, user_id: str | None, command: Command) -> None:
+        view = await self.view(session_id, user_id=user_id)
+        if view.session.status is not SessionStatus.ENDED:  # living, but not here (yet)
+            raise Draining if self.draining else StoreUnavailable("The session is being taken up; try again in a moment.")
+        if isinstance(command, AnswerExtension | CancelExtension):
+            if await self._ports.rows.find_extension(session_id, command.extension_id) is None:
+                raise NotFound("This session has no such extension.")
+            raise ExtensionResolved
+        raise SessionNotActive("The session has ended.")
+
+    async def _load(self, session_id: str) -> View:
+        stored = await self._ports.rows.load(session_id)
+        if stored is None:
+            raise NotFound
+        return View(session=stored.session, last_seq=stored.last_seq)
+
+
+class _Opened:
+    """A session that has no messages yet."""
+
+    last_seq = 0
+
+    def __init__(self, decided: Step) -> None:
+        self.session = decided.session

@@ -1,0 +1,449 @@
+"""The actor of one living session: a Trio task with its own nursery, a mailbox, and one deadline.
+
+It takes what waits, gathers the facts that a decision needs, calls `halo.rules.step`, commits, and only then speaks. Messages take
+the short way through `halo/actors/conversation.py`. It must never speak before the commit, never touch another session, and never
+guess: when the outcome of a commit is unknown it reads the row again before it acts (`_reload`). What crashes here is caught by
+`halo/actors/supervisor.py`; who may call what is in `halo/actors/registry.py`.
+"""
+
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from math import inf
+from typing import assert_never
+
+import structlog
+import trio
+
+from halo import extension as asking
+from halo import protocol
+from halo.actors.audience import Audience
+from halo.actors.commands import (
+    AnswerExtension,
+    CancelExtension,
+    Command,
+    CreditDowntime,
+    Due,
+    Ear,
+    End,
+    Item,
+    RequestExtension,
+    Said,
+    SettlePayment,
+    Stop,
+    View,
+)
+from halo.actors.conversation import Conversation, TailUnknown
+from halo.actors.mailbox import Mailbox
+from halo.actors.ports import Ports
+from halo.effects import ResolveExtension, Send, Step
+from halo.errors import ActorFault, Busy, ExtensionResolved, NotFound, OwnershipLost, Refusal, SessionNotActive, StepOvertaken, StoreUnavailable
+from halo.events import (
+    DeadlineReached,
+    DowntimeCredited,
+    EndRequested,
+    Event,
+    ExtensionAnswered,
+    ExtensionCancelled,
+    ExtensionRequested,
+    PaymentConfirmed,
+    PaymentFailed,
+)
+from halo.payment import PaymentStatus
+from halo.rules import step, timer_frame
+from halo.session import Extension, Party, Session, SessionStatus
+from halo.timers import next_timer
+
+log = structlog.get_logger(__name__)
+
+OVERTAKEN_MAX = 5
+"""A step that is overtaken so often in a row meets a fault, not a competitor."""
+AWAY_RETRY_MS = 250
+"""How soon a deadline that met an unreachable store is tried again: recovery must show within 2 s."""
+CLOSE_DONE, CLOSE_COME_BACK = 1000, 4000
+LOBBY_FRAMES = (protocol.ExtensionRequest, protocol.SessionStarted)
+"""What a participant who is not on this chat hears in the lobby (spec 4)."""
+
+
+class SessionActor:
+    """The one task that may change a session while it lives.
+
+    Resource handling: `run` holds nothing but its nursery; sockets belong to their connections.
+    Error handling: a `Refusal` goes to the asker; `OwnershipLost` and everything unexpected leave `run`.
+    """
+
+    __slots__ = ("_alarm", "_alarm_at", "_in_hand", "_last_timer_at", "_ports", "_retry_at", "_uncertain", "_unspoken", "audience",
+                 "conversation", "mailbox", "parked", "session")  # fmt: skip
+
+    def __init__(self, session: Session, last_seq: int, ports: Ports) -> None:
+        self.session = session
+        self.audience = Audience()
+        self.conversation = Conversation(session.session_id, last_seq, self.audience, ports)
+        self.mailbox: Mailbox[Item] = Mailbox()
+        self.parked = False
+        self._ports = ports
+        self._alarm: trio.CancelScope | None = None
+        self._alarm_at = inf
+        self._retry_at: int | None = None
+        """Set while a deadline waits for the store to come back."""
+        self._last_timer_at = ports.clock.now()
+        self._in_hand: list[Item] = []
+        self._uncertain = False
+        """The row or the tail in Postgres may be ahead of what is known here."""
+        self._unspoken: Step | None = None
+        """A step whose commit did not answer: spoken if the row turns out to have moved."""
+
+    # ---- for the sockets: synchronous, so that what is seen and what is heard fit together without a gap
+
+    def join(self, ear: Ear) -> View:
+        """From now on `ear` hears everything; the view is the moment before the first thing that it will hear."""
+        self.audience.join(ear)
+        return self.view()
+
+    def view(self) -> View:
+        return View(session=self.session, last_seq=self.conversation.last_seq)
+
+    def hand_in(self, item: Item) -> None:
+        """Put `item` into the mailbox.
+
+        Raises:
+            Busy, ActorFault: it was not taken.
+        """
+        if self.parked:
+            raise ActorFault
+        if self.session.status is SessionStatus.ENDED:
+            raise SessionNotActive("The session has ended.")
+        self.mailbox.put(item)
+
+    # ---- the task
+
+    async def run(self) -> None:
+        """Until the session has ended or `Stop` is taken.
+
+        Raises:
+            OwnershipLost: another node owns the session.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._ring, name=f"alarm of {self.session.session_id}")
+            self._set_alarm()
+            await self._work()
+            nursery.cancel_scope.cancel()
+
+    async def _work(self) -> None:
+        while self.session.status is not SessionStatus.ENDED:
+            if not self._in_hand:
+                self._in_hand = await self.mailbox.take_all()
+            item = self._in_hand[0]
+            if isinstance(item, Stop):
+                return
+            if isinstance(item, Said):
+                await self._store_messages()
+            else:
+                await self._take(item)
+                del self._in_hand[0]
+        self.refuse_waiting(SessionNotActive)
+
+    async def _store_messages(self) -> None:
+        """Everything said up to the next command goes into one journal entry."""
+        said: list[Said] = []
+        for item in self._in_hand:
+            if not isinstance(item, Said):
+                break
+            said.append(item)
+        try:
+            if self._uncertain:
+                await self._reload()
+            await self.conversation.store(said, self.session)
+        except TailUnknown as unknown:
+            self._uncertain = True
+            if isinstance(unknown.__cause__, StepOvertaken):
+                del self._in_hand[: len(said)]  # already answered
+                await self._try_reload()
+                return
+        except StoreUnavailable as away:  # from the reload: nobody was answered yet
+            for item in said:
+                item.speaker.not_stored(item.id, away)
+        del self._in_hand[: len(said)]
+
+    async def recover(self, fault: Exception) -> None:
+        """After a crash: what was in hand is refused, never replayed, and the row is read again.
+
+        Raises:
+            OwnershipLost, StoreUnavailable
+        """
+        self._refuse_in_hand(ActorFault)
+        self._uncertain = True
+        self.conversation.forget_ids()
+        await self._reload()
+
+    def _refuse_in_hand(self, refusal: Callable[[], Refusal]) -> None:
+        items, self._in_hand = self._in_hand, []
+        for item in items:
+            _refuse(item, refusal())
+
+    def refuse_waiting(self, refusal: Callable[[], Refusal]) -> None:
+        """Nobody waits for ever for an actor that works no more."""
+        self._refuse_in_hand(refusal)
+        for item in self.mailbox.drain():
+            _refuse(item, refusal())
+
+    def park(self) -> None:
+        """Past its restart budget: the sockets stay, everything is refused, an operator has to look."""
+        self.parked = True
+        self.refuse_waiting(ActorFault)
+
+    # ---- commands
+
+    async def _take(self, item: Command | CreditDowntime | SettlePayment | Due) -> None:
+        try:
+            match item:
+                case Due():
+                    await self._on_alarm()
+                case CreditDowntime():
+                    await self._credit(item.downtime_ms)
+                case SettlePayment():
+                    await self._settle_payment(at_deadline=False)
+                case RequestExtension():
+                    item.asker.resolved(await self._request_extension(item))
+                case AnswerExtension():
+                    item.asker.resolved(await self._answer_extension(item))
+                case CancelExtension():
+                    item.asker.resolved(await self._cancel_extension(item))
+                case End():
+                    item.asker.resolved(await self._end(item))
+                case _:
+                    assert_never(item)
+        except Refusal as refusal:
+            if isinstance(item, Due | CreditDowntime | SettlePayment):
+                if not isinstance(refusal, StoreUnavailable):
+                    raise  # nobody asked: a refusal here is a fault
+                self._again_later(item)
+            else:
+                item.asker.refused(refusal)
+
+    def _again_later(self, item: CreditDowntime | SettlePayment | Due) -> None:
+        """The store is away: a deadline, a credit or a payment must not be lost to that (spec 2)."""
+        self._retry_at = self._ports.clock.now() + AWAY_RETRY_MS
+        if not isinstance(item, Due):
+            self.mailbox.put(item, urgent=True)
+        self._set_alarm()
+
+    async def _request_extension(self, item: RequestExtension) -> Extension:
+        extension_id = str(uuid.uuid4())
+
+        async def gather() -> Event:
+            config = self._ports.facts.config()
+            if item.customer_id != self.session.customer_id:
+                raise NotFound
+            asking.check_session(self.session, config)
+            minutes, price, payment_request_id = asking.check_input(item.duration_minutes, item.price, item.payment_request_id)
+            found = await self._ports.facts.find_payment(payment_request_id)
+            payment = asking.check_payment(self.session, found, minutes, price)
+            now = self._ports.clock.now()
+            return ExtensionRequested(at=now, extension=asking.request(self.session, payment, extension_id, now, config))
+
+        _, decided = await self._decide_now(gather)
+        assert decided.session.extension is not None  # the rule put it there
+        return decided.session.extension
+
+    async def _answer_extension(self, item: AnswerExtension) -> Extension:
+        async def gather() -> Event:
+            if item.mitra_id != self.session.mitra_id:
+                raise NotFound
+            now = self._ports.clock.now()
+            return ExtensionAnswered(at=now, extension_id=item.extension_id, accepted=item.accepted, config=self._ports.facts.config())
+
+        return await self._resolve_extension(gather, item.extension_id)
+
+    async def _cancel_extension(self, item: CancelExtension) -> Extension:
+        async def gather() -> Event:
+            if item.customer_id != self.session.customer_id:
+                raise NotFound
+            now = self._ports.clock.now()
+            return ExtensionCancelled(at=now, extension_id=item.extension_id, config=self._ports.facts.config())
+
+        return await self._resolve_extension(gather, item.extension_id)
+
+    async def _resolve_extension(self, gather: Callable[[], Awaitable[Event]], extension_id: str) -> Extension:
+        try:
+            before, decided = await self._decide_now(gather)
+        except ExtensionResolved:
+            if await self._ports.rows.find_extension(self.session.session_id, extension_id) is None:
+                raise NotFound("This session has no such extension.") from None
+            raise
+        assert before.extension is not None  # the rule resolved it
+        status = next(effect.status for effect in decided.effects if isinstance(effect, ResolveExtension))
+        return replace(before.extension, status=status)
+
+    async def _end(self, item: End) -> View:
+        async def gather() -> Event:
+            if item.user_id is not None and item.user_id not in {self.session.customer_id, self.session.mitra_id}:
+                raise NotFound
+            return EndRequested(at=self._ports.clock.now(), by=item.by)
+
+        await self._decide(gather)
+        return self.view()
+
+    # ---- deadlines
+
+    async def _on_alarm(self) -> None:
+        now = self._ports.clock.now()
+        self._retry_at = None
+        if self.session.deadline_at is not None and now >= self.session.deadline_at:
+            if not self._ports.lease.keeps_clocks():  # the store was away: the downtime is credited before anything falls due
+                self._retry_at = now + AWAY_RETRY_MS
+            elif self.session.status is SessionStatus.PENDING_PAYMENT:
+                await self._settle_payment(at_deadline=True)
+            else:
+                await self._decide(self._deadline_facts)
+        else:
+            timer = next_timer(self.session, self._last_timer_at, self._ports.facts.config())
+            if timer is not None and now >= timer:
+                self._last_timer_at = now
+                self.audience.send(timer_frame(self.session, now))
+        self._set_alarm()
+
+    async def _deadline_facts(self) -> Event | None:
+        reachability = None
+        if self.session.status is SessionStatus.EXTENDING:
+            reachability = await self._ports.facts.reachability(self.session.mitra_id)
+        now = self._ports.clock.now()
+        if self.session.deadline_at is None or now < self.session.deadline_at:
+            return None  # overtaken meanwhile: somebody answered first
+        return DeadlineReached(at=now, config=self._ports.facts.config(), reachability=reachability)
+
+    async def _settle_payment(self, *, at_deadline: bool) -> None:
+        """What the payment of a session on hold has become; at the deadline, a pending one has expired."""
+
+        async def gather() -> Event | None:
+            if self.session.status is not SessionStatus.PENDING_PAYMENT:
+                return None
+            payment = await self._ports.facts.find_payment(self.session.payment_request_id)
+            now = self._ports.clock.now()
+            match payment.status if payment is not None else PaymentStatus.FAILED:
+                case PaymentStatus.CONFIRMED:
+                    return PaymentConfirmed(at=now)
+                case PaymentStatus.FAILED:
+                    return PaymentFailed(at=now)
+                case _ if at_deadline:
+                    return DeadlineReached(at=now, config=self._ports.facts.config())
+                case _:
+                    return None
+
+        await self._decide(gather)
+
+    async def _credit(self, downtime_ms: int) -> None:
+        async def gather() -> Event:
+            now = self._ports.clock.now()
+            grace_ms = self._ports.facts.config().reconnect_grace_seconds * 1000
+            return DowntimeCredited(at=now, downtime_ms=downtime_ms, not_before=now + grace_ms)
+
+        await self._decide(gather)
+
+    # ---- one step
+
+    async def _decide(self, gather: Callable[[], Awaitable[Event | None]]) -> tuple[Session, Step] | None:
+        """Facts, rule, commit, speech; what is overtaken is decided anew on what is true now.
+
+        Returns the session before and the step, or None when the facts say that there is nothing to decide any more.
+
+        Raises:
+            Refusal: the rules say no, or the store is away; nothing was said.
+        """
+        for _ in range(OVERTAKEN_MAX):
+            if self._uncertain:
+                await self._reload()
+            event = await gather()
+            if event is None:
+                return None
+            before = self.session
+            decided = step(before, event)
+            try:
+                self._uncertain, self._unspoken = True, decided
+                await self._ports.rows.commit(before, decided, str(uuid.uuid4()), self.audience.parties())
+            except StepOvertaken:
+                self._unspoken = None
+                continue
+            self._uncertain, self._unspoken = False, None
+            self._adopt(decided)
+            return before, decided
+        raise Busy
+
+    async def _decide_now(self, gather: Callable[[], Awaitable[Event]]) -> tuple[Session, Step]:
+        """The same for what somebody asked for: there is always something to decide."""
+        decision = await self._decide(gather)
+        assert decision is not None  # gather gave an event
+        return decision
+
+    def _adopt(self, decided: Step) -> None:
+        """The step is durable: it is the truth from now on, and may be spoken of."""
+        before, self.session = self.session, decided.session
+        if self.session.status is SessionStatus.ACTIVE and before.status is not SessionStatus.ACTIVE:
+            self._last_timer_at = decided.at
+        for effect in decided.effects:
+            if isinstance(effect, Send):
+                self._say(effect)
+        for mitra_id in {before.mitra_id, self.session.mitra_id}:
+            self._ports.outside.capacity_changed(mitra_id)
+        self._set_alarm()
+        if self.session.status is SessionStatus.ENDED:
+            self.audience.close(CLOSE_DONE)
+
+    def _say(self, effect: Send) -> None:
+        self.audience.send(effect.frame, to=effect.to)
+        if isinstance(effect.frame, LOBBY_FRAMES):
+            for party, user_id in ((Party.CUSTOMER, self.session.customer_id), (Party.MITRA, self.session.mitra_id)):
+                if effect.to in {None, party} and not self.audience.hears(party):
+                    self._ports.outside.tell(user_id, effect.frame)
+
+    async def _reload(self) -> None:
+        """Read the row and the tail; what turns out to be durable is spoken of now.
+
+        Raises:
+            OwnershipLost, StoreUnavailable
+        """
+        stored = await self._ports.rows.load(self.session.session_id)
+        if stored is None or stored.session.epoch != self.session.epoch:
+            raise OwnershipLost(self.session.session_id)
+        unspoken, self._unspoken = self._unspoken, None
+        if unspoken is not None and stored.session.version == unspoken.session.version:
+            self._adopt(unspoken)
+        elif stored.session.status is SessionStatus.ENDED and self.session.status is not SessionStatus.ENDED:
+            self.audience.send(protocol.SessionEnded(session_id=self.session.session_id, end_reason=stored.session.end_reason or ""))
+            self.audience.close(CLOSE_DONE)
+        self.session = stored.session
+        await self.conversation.catch_up(stored.last_seq)
+        self._uncertain = False
+        self._set_alarm()
+
+    async def _try_reload(self) -> None:
+        try:
+            await self._reload()
+        except StoreUnavailable:
+            pass  # still uncertain: whatever comes next reloads first
+
+    # ---- the alarm
+
+    async def _ring(self) -> None:
+        while True:
+            with trio.CancelScope(deadline=self._alarm_at) as self._alarm:
+                await trio.sleep_forever()
+            self._alarm_at = inf
+            self.mailbox.put(Due(), urgent=True)
+
+    def _set_alarm(self) -> None:
+        """To the deadline or the next timer, whichever comes first."""
+        moments = [self._retry_at]
+        if self._retry_at is None:
+            moments = [self.session.deadline_at, next_timer(self.session, self._last_timer_at, self._ports.facts.config())]
+        soonest = min((moment for moment in moments if moment is not None), default=None)
+        self._alarm_at = inf if soonest is None else trio.current_time() + max(0, soonest - self._ports.clock.now()) / 1000
+        if self._alarm is not None:
+            self._alarm.deadline = self._alarm_at
+
+
+def _refuse(item: Item, refusal: Refusal) -> None:
+    if isinstance(item, Said):
+        item.speaker.not_stored(item.id, refusal)
+    elif isinstance(item, RequestExtension | AnswerExtension | CancelExtension | End):
+        item.asker.refused(refusal)

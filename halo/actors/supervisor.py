@@ -1,0 +1,64 @@
+"""Supervision: what crashes is logged, recovered and run again, until its budget is spent; then it is parked.
+
+The only place where actors meet `except Exception`. A crash stays with the one that crashed (X6): the supervisor lets only
+cancellation and the end of the process through. Read next: `halo/actors/registry.py`.
+"""
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import structlog
+import trio
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RestartBudget:
+    """At most `restarts` within `period_seconds`; waits double from `first_wait_seconds` on."""
+
+    restarts: int = 5
+    period_seconds: float = 60.0
+    first_wait_seconds: float = 0.05
+    longest_wait_seconds: float = 5.0
+
+    def wait_seconds(self, crashes: int) -> float:
+        return float(min(self.longest_wait_seconds, self.first_wait_seconds * 2 ** (crashes - 1)))
+
+
+async def supervise(
+    run: Callable[[], Awaitable[None]],
+    *,
+    name: str,
+    recover: Callable[[Exception], Awaitable[None]],
+    parked: Callable[[], None],
+    budget: RestartBudget,
+    **context: str,
+) -> None:
+    """Run `run` until it returns.
+
+    After a crash `recover` is awaited (it may itself crash, which counts as well), then `run` starts again. Past the budget `parked` is
+    called once and supervision ends: whoever it was stays parked until somebody looks.
+    """
+    crashes: deque[float] = deque()
+    fault: Exception | None = None
+    while True:
+        try:
+            if fault is not None:
+                await recover(fault)
+                fault = None
+            await run()
+            return
+        except Exception as error:  # noqa: BLE001 - the supervisor's whole purpose; Cancelled is a BaseException and passes
+            fault = error
+        now = trio.current_time()
+        crashes.append(now)
+        while crashes[0] < now - budget.period_seconds:
+            crashes.popleft()
+        if len(crashes) > budget.restarts:
+            log.error("actor_parked", actor=name, crashes=len(crashes), exc_info=fault, **context)
+            parked()
+            return
+        log.error("actor_crashed", actor=name, crashes=len(crashes), exc_info=fault, **context)
+        await trio.sleep(budget.wait_seconds(len(crashes)))

@@ -1,0 +1,194 @@
+"""What becomes of a request for more time: asked, answered, cancelled, or left to the policy when its deadline falls.
+
+A person's no, a policy's no and a tripped safeguard stay three different things in every record (spec 1 C). Nothing is charged
+but by `_accepted`, and nothing is accepted in silence unless the mitra was seen to be there. Whether a request may be made at
+all is `halo/extension.py`. Read next: `halo/rules.py`, whose table names these.
+"""
+
+from typing import Any
+
+from halo import accounts, notices
+from halo.clock import Moment, rfc3339
+from halo.config import LiveConfig, RefusalOutcome, TimeoutAction
+from halo.effects import (
+    ConsumePayment,
+    Decision,
+    Effect,
+    FailPayment,
+    LedgerType,
+    OpenExtension,
+    PushIfAbsent,
+    RecordFailure,
+    ResolveExtension,
+    Send,
+)
+from halo.errors import ExtensionResolved
+from halo.events import DeadlineReached, ExtensionAnswered, ExtensionCancelled, ExtensionRequested, Reachability
+from halo.session import DecidedBy, Extension, ExtensionStatus, FailureCause, Party, Session
+
+
+def extension_requested(session: Session, event: ExtensionRequested) -> Decision:
+    """Clock and chat stand still until somebody decides."""
+    extension = event.extension
+    effects = (
+        OpenExtension(extension=extension),
+        PushIfAbsent(
+            party=Party.MITRA,
+            template="extension_request",
+            expires_at=extension.deadline_at,
+            collapse_key=f"extension:{extension.extension_id}",
+        ),
+        Send(frame=notices.extension_request(session, extension), to=Party.MITRA),
+        Send(frame=notices.paused(extension)),
+    )
+    evidence = {
+        "extension_id": extension.extension_id,
+        "duration_minutes": extension.duration_minutes,
+        "price": extension.price,
+        "timeout_seconds": extension.timeout_seconds,
+        "default_action_on_timeout": extension.default_action_on_timeout.value,
+        "refusal_outcome": extension.refusal_outcome.value,
+        "config_version": extension.config_version,
+    }
+    paused = accounts.extending(session, event.at, extension)
+    return Decision(session=paused, effects=effects, cause="customer", evidence=evidence)
+
+
+def extension_answered(session: Session, event: ExtensionAnswered) -> Decision:
+    """The mitra says yes or no.
+
+    Raises:
+        ExtensionResolved: another request was meant than the one that waits.
+    """
+    extension = _pending(session, event.extension_id)
+    evidence = {"extension_id": extension.extension_id}
+    if event.accepted:
+        after, effects = _accepted(session, extension, event.at, DecidedBy.MITRA)
+        return Decision(session=after, effects=effects, cause="mitra_accepted", evidence=evidence)
+    after, effects = _refused(session, extension, event.at, DecidedBy.MITRA, event.config)
+    return Decision(session=after, effects=effects, cause="mitra_refused", evidence=evidence)
+
+
+def extension_cancelled(session: Session, event: ExtensionCancelled) -> Decision:
+    """The customer takes the request back: the payment is free again, and the session goes back to where it was.
+
+    Raises:
+        ExtensionResolved: another request was meant than the one that waits.
+    """
+    extension = _pending(session, event.extension_id)
+    after, said = _without_more_time(session, event.at, event.config, RefusalOutcome.RESUME, "extension_cancelled")
+    effects = (
+        ResolveExtension(
+            extension_id=extension.extension_id,
+            status=ExtensionStatus.CANCELLED,
+            decided_by=DecidedBy.CUSTOMER,
+        ),
+        Send(frame=notices.extension_response(extension, DecidedBy.CUSTOMER, None)),
+        said,
+    )
+    evidence = {"extension_id": extension.extension_id}
+    return Decision(session=after, effects=effects, cause="customer", evidence=evidence)
+
+
+def policy_decides(session: Session, event: DeadlineReached) -> Decision:
+    """Nobody answered in time: the policy that was copied onto the request decides, on the evidence in the event."""
+    extension = _pending(session)
+    if extension.default_action_on_timeout is TimeoutAction.AUTO_REJECT:
+        cause = "policy_rejected"
+        after, effects = _refused(session, extension, event.at, DecidedBy.POLICY, event.config)
+    elif _is_there(event.reachability):
+        cause = "policy_approved"
+        after, effects = _accepted(session, extension, event.at, DecidedBy.POLICY)
+    else:
+        cause = "safeguard_tripped"
+        after, effects = _refused(session, extension, event.at, DecidedBy.SAFEGUARD, event.config)
+    evidence = _evidence(extension, event.reachability)
+    return Decision(session=after, effects=effects, cause=cause, evidence=evidence)
+
+
+def _pending(session: Session, extension_id: str | None = None) -> Extension:
+    """The extension that waits in `extending`.
+
+    Raises:
+        ExtensionResolved: another one was meant.
+    """
+    if session.extension is None or extension_id not in {None, session.extension.extension_id}:
+        raise ExtensionResolved
+    return session.extension
+
+
+def _is_there(seen: Reachability | None) -> bool:
+    """Both legs of the safeguard: reachable by the mirror *and* connected; not knowing is no (spec 2)."""
+    return seen is not None and seen.online and seen.heartbeat_fresh and seen.connected
+
+
+def _evidence(extension: Extension, seen: Reachability | None) -> dict[str, Any]:
+    policy = {
+        "extension_id": extension.extension_id,
+        "default_action_on_timeout": extension.default_action_on_timeout.value,
+        "config_version": extension.config_version,
+        "deadline_at": rfc3339(extension.deadline_at),
+    }
+    if seen is None:
+        return policy
+    return policy | {
+        "mitra_online": seen.online,
+        "heartbeat_age_ms": seen.heartbeat_age_ms,
+        "heartbeat_fresh": seen.heartbeat_fresh,
+        "mitra_connected": seen.connected,
+        "socket_answered_age_ms": seen.socket_answered_age_ms,
+        "source": seen.source,
+    }
+
+
+def _accepted(
+    session: Session, extension: Extension, at: Moment, decided_by: DecidedBy
+) -> tuple[Session, tuple[Effect, ...]]:
+    """The only place where an extension is charged and its minutes are granted."""
+    after = accounts.extended(session, at, extension)
+    return after, (
+        ResolveExtension(
+            extension_id=extension.extension_id,
+            status=ExtensionStatus.ACCEPTED,
+            decided_by=decided_by,
+        ),
+        ConsumePayment(payment_request_id=extension.payment_request_id, type=LedgerType.EXTENSION),
+        Send(frame=notices.extension_response(extension, decided_by, after.expires_at)),
+        Send(frame=notices.resumed(after)),
+    )
+
+
+_REFUSALS = {
+    DecidedBy.MITRA: (ExtensionStatus.REJECTED, FailureCause.EXTENSION_REJECTED),
+    DecidedBy.POLICY: (ExtensionStatus.TIMEOUT, FailureCause.EXTENSION_TIMED_OUT),
+    DecidedBy.SAFEGUARD: (ExtensionStatus.TIMEOUT, FailureCause.EXTENSION_SAFEGUARD_TRIPPED),
+}
+
+
+def _refused(
+    session: Session, extension: Extension, at: Moment, decided_by: DecidedBy, config: LiveConfig
+) -> tuple[Session, tuple[Effect, ...]]:
+    status, cause = _REFUSALS[decided_by]
+    after, said = _without_more_time(session, at, config, extension.refusal_outcome, cause)
+    return after, (
+        ResolveExtension(extension_id=extension.extension_id, status=status, decided_by=decided_by),
+        FailPayment(payment_request_id=extension.payment_request_id, cause=cause),
+        RecordFailure(cause=cause, extension_id=extension.extension_id),
+        Send(frame=notices.extension_response(extension, decided_by, None)),
+        said,
+    )
+
+
+def _without_more_time(
+    session: Session, at: Moment, config: LiveConfig, outcome: RefusalOutcome, reason: str
+) -> tuple[Session, Send]:
+    """Out of `extending`: back to the grace it came from, back to the chat, or to a new grace (spec 1 B)."""
+    if session.grace_left_ms is not None:
+        grace_ms = session.grace_left_ms
+    elif session.remaining_ms > 0 and outcome is RefusalOutcome.RESUME:
+        resumed = accounts.running(session, at)
+        return resumed, Send(frame=notices.resumed(resumed))
+    else:
+        grace_ms = config.closure_grace_seconds * 1000
+    closing = accounts.closing(session, at, grace_ms)
+    return closing, Send(frame=notices.closing(closing, grace_ms, reason))

@@ -1,0 +1,102 @@
+"""How a session ends: the rules that lead to `ended`, all through one gate.
+
+The gate settles the clock, gives the time left to somebody, resolves what is pending and fails what nobody used, so that no
+ending can leave a request without an answer or money without an outcome (M6, M7). A session never ends in any other way.
+Read next: `halo/rules.py`, whose table names these.
+"""
+
+from halo import accounts, notices
+from halo.accounts import TimeLeft
+from halo.clock import Moment
+from halo.effects import (
+    Decision,
+    Effect,
+    FailPayment,
+    FailUnusedPayments,
+    RecordFailure,
+    RefundTimeLeft,
+    ResolveExtension,
+    Send,
+)
+from halo.events import DeadlineReached, EndedBy, EndRequested, PaymentFailed
+from halo.session import DecidedBy, EndReason, ExtensionStatus, FailureCause, Session, SessionStatus
+
+
+def payment_failed(session: Session, event: PaymentFailed) -> Decision:
+    """The provider says that no money will come."""
+    return _end(session, event.at, EndReason.PAYMENT_FAILED, TimeLeft.FORFEITED, cause="payment_failed")
+
+
+def hold_over(session: Session, event: DeadlineReached) -> Decision:
+    """The mitra has waited long enough for the money."""
+    return _end(session, event.at, EndReason.PAYMENT_TIMEOUT, TimeLeft.FORFEITED, cause="payment_hold_over")
+
+
+def grace_over(session: Session, event: DeadlineReached) -> Decision:
+    """All was served, all was said."""
+    return _end(session, event.at, EndReason.COMPLETED, TimeLeft.FORFEITED, cause="grace_over")
+
+
+def nobody_found(session: Session, event: DeadlineReached) -> Decision:
+    """No other mitra took over."""
+    return _end(session, event.at, EndReason.NO_MITRA, TimeLeft.REFUNDED, cause="no_mitra")
+
+
+_ENDINGS = {
+    EndedBy.CUSTOMER: (EndReason.ENDED_BY_CUSTOMER, TimeLeft.FORFEITED),
+    EndedBy.MITRA: (EndReason.ENDED_BY_MITRA, TimeLeft.REFUNDED),
+    EndedBy.ADMIN: (EndReason.ENDED_BY_ADMIN, TimeLeft.REFUNDED),
+    EndedBy.DEACTIVATION: (EndReason.MITRA_DEACTIVATED, TimeLeft.REFUNDED),
+}
+"""Who ends decides about the time left: only a customer can give up minutes (spec 1 B)."""
+
+
+def end_requested(session: Session, event: EndRequested) -> Decision:
+    """A person ends it."""
+    reason, time_left = _ENDINGS[event.by]
+    return _end(session, event.at, reason, time_left, cause=event.by)
+
+
+_UNPAID = {
+    EndReason.PAYMENT_FAILED: FailureCause.PAYMENT_FAILED,
+    EndReason.PAYMENT_TIMEOUT: FailureCause.PAYMENT_EXPIRED,
+}
+"""What the session's own payment failed of, when it was never charged; any other end of a hold is `session_ended`."""
+
+
+def _end(session: Session, at: Moment, reason: EndReason, time_left: TimeLeft, *, cause: str) -> Decision:
+    """The one gate into `ended`."""
+    ended = accounts.ended(session, at, reason, time_left)
+    effects: list[Effect] = []
+    if (
+        session.status is SessionStatus.PENDING_PAYMENT
+    ):  # nothing was charged; money that arrives late is refunded whole
+        why = _UNPAID.get(reason, FailureCause.SESSION_ENDED)
+        effects += [
+            FailPayment(payment_request_id=session.payment_request_id, cause=why),
+            RecordFailure(cause=why, extension_id=None),
+        ]
+    if session.extension is not None:
+        pending = session.extension
+        effects += [
+            ResolveExtension(
+                extension_id=pending.extension_id,
+                status=ExtensionStatus.CANCELLED,
+                decided_by=DecidedBy.SESSION_END,
+            ),
+            FailPayment(payment_request_id=pending.payment_request_id, cause=FailureCause.SESSION_ENDED),
+            RecordFailure(cause=FailureCause.SESSION_ENDED, extension_id=pending.extension_id),
+        ]
+    effects.append(FailUnusedPayments(session_id=session.session_id))
+    amount = accounts.refund_amount(ended)
+    if amount:
+        effects.append(
+            RefundTimeLeft(
+                payment_request_id=session.payment_request_id,
+                amount=amount,
+                currency=session.currency,
+                refunded_ms=ended.refunded_ms,
+            )
+        )
+    effects.append(Send(frame=notices.ended(ended, reason)))
+    return Decision(session=ended, effects=tuple(effects), cause=cause)

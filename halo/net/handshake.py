@@ -1,0 +1,225 @@
+"""From a fresh socket to an open WebSocket: the request's head is read, bounded and judged before any library sees it.
+
+trio-websocket and wsproto raise UnicodeError on heads that are not ASCII, keep a refused handshake's task, and cannot be asked to
+refuse early. So the head is read here, whoever is refused gets a plain HTTP answer, and only what is clean and wanted is handed on,
+by putting the bytes back into the stream. `OpenWebSocket` mends what wsproto leaves undone after the handshake. Nothing here
+knows tokens, sessions or halo's frames. Read next: `halo/net/websocket.py`, the listener that uses this.
+"""
+
+import base64
+import binascii
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import h11
+import trio
+import wsproto.events as ws
+from trio_websocket import CloseReason, ConnectionClosed, WebSocketConnection
+from wsproto import ConnectionType, WSConnection
+from wsproto.connection import ConnectionState
+
+from halo.net.head import HEAD_BYTES_MAX, head_too_large, require_clean
+from halo.net.refusal import HeadRefused, refusal_response
+from halo.net.stream import SocketStream
+
+CONNECT_SECONDS: Final = 5.0
+"""From accept to the end of the handshake (spec 7)."""
+DISCONNECT_SECONDS: Final = 2.0
+"""How long the peer may take to answer our close frame (spec 7)."""
+MESSAGES_QUEUED: Final = 1
+"""Always drained into a mailbox, which has its own bound; one here keeps the reader from switching tasks for each message."""
+
+HEAD_END: Final = re.compile(rb"\n\r?\n")
+
+FrameJudge = Callable[[int], int | None]
+"""Called for each piece of a message, ping and pong that arrives, empty ones too, with its payload's bytes. A number closes the
+socket with that code: only so can a flood of fragments that never make a message, or of pings, be counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHead:
+    """A well-formed request to open a WebSocket."""
+
+    path: str
+    query: str
+    headers: tuple[tuple[str, str], ...]
+    """Names in lower case, in the order sent."""
+    raw: bytes
+
+    def all(self, name: str) -> list[str]:
+        """The values of a header that may be repeated; `name` in lower case."""
+        return [value for known, value in self.headers if known == name]
+
+    def one(self, name: str) -> str | None:
+        """The value of a header that may come once; None when absent. Twice raises `HeadRefused`: which one should be believed?"""
+        values = self.all(name)
+        if len(values) > 1:
+            raise HeadRefused(400, "MALFORMED", f"The header {name} was sent twice.")
+        return values[0] if values else None
+
+    @property
+    def subprotocols(self) -> list[str]:
+        """What the client offers, in its order."""
+        return [offer.strip() for value in self.all("sec-websocket-protocol") for offer in value.split(",") if offer.strip()]
+
+
+async def receive_head(stream: SocketStream) -> RequestHead:
+    """Read one request's head, at most 16 KiB. Raises `HeadRefused` for all that is not a clean request for a WebSocket.
+
+    Takes as long as the peer does: call it under `CONNECT_SECONDS`. Bytes behind the head are refused, since no client may
+    send any before it has our answer. Raises `trio.BrokenResourceError` when the peer hangs up.
+    """
+    head = bytearray()
+    looked_at = 0
+    while True:
+        end = HEAD_END.search(head, max(0, looked_at - 2))
+        looked_at = len(head)
+        if (end.end() if end else len(head)) > HEAD_BYTES_MAX:
+            raise head_too_large()
+        if end:
+            break
+        received = await stream.receive_some(4096)
+        if not received:
+            raise trio.BrokenResourceError("the peer hung up before its request was complete")
+        head += received
+    if end.end() != len(head):
+        raise HeadRefused(400, "MALFORMED", "Bytes were sent before the handshake was answered.")
+    return parse_head(bytes(head))
+
+
+def parse_head(head: bytes) -> RequestHead:
+    """Judge one whole head. Raises `HeadRefused`."""
+    parser = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES_MAX)
+    try:
+        parser.receive_data(head)
+        request = parser.next_event()
+    except h11.RemoteProtocolError as error:
+        raise HeadRefused(400, "MALFORMED", "This is not an HTTP request.") from error
+    if not isinstance(request, h11.Request):
+        raise HeadRefused(400, "MALFORMED", "This is not an HTTP request.")
+    require_clean(request)
+    if request.http_version != b"1.1" or request.method != b"GET":
+        raise HeadRefused(405, "METHOD_NOT_ALLOWED", "A WebSocket is opened with GET and HTTP/1.1.", headers=(("allow", "GET"),))
+    path, _, query = request.target.decode("ascii").partition("?")
+    # `require_clean` has seen to it that what anybody believes is ASCII; the rest cannot fail as Latin-1
+    headers = tuple((name.decode("ascii"), value.decode("latin-1")) for name, value in request.headers)
+    parsed = RequestHead(path, query, headers, head)
+    _require_upgrade(parsed)
+    return parsed
+
+
+def _require_upgrade(head: RequestHead) -> None:
+    if not head.one("host"):
+        raise HeadRefused(400, "MALFORMED", "The header host is missing.")
+    connection = {token.strip().lower() for value in head.all("connection") for token in value.split(",")}
+    if "upgrade" not in connection or (head.one("upgrade") or "").lower() != "websocket":
+        raise HeadRefused(426, "UPGRADE_REQUIRED", "Only WebSockets are served here.", headers=(("upgrade", "websocket"),))
+    if len(head.all("connection")) > 1:
+        raise HeadRefused(400, "MALFORMED", "The header connection was sent twice.")  # wsproto looks at the last one only
+    if head.one("sec-websocket-version") != "13":
+        version = ("sec-websocket-version", "13")
+        raise HeadRefused(426, "UPGRADE_REQUIRED", "Only version 13 of the protocol is spoken here.", headers=(version,))
+    try:
+        key = base64.b64decode(head.one("sec-websocket-key") or "", validate=True)
+    except binascii.Error:
+        key = b""
+    if len(key) != 16:
+        raise HeadRefused(400, "MALFORMED", "The header sec-websocket-key is not 16 bytes in base64.")
+    if {"content-length", "transfer-encoding"} & {name for name, _ in head.headers}:
+        raise HeadRefused(400, "MALFORMED", "A request for a WebSocket has no body.")
+
+
+async def refuse(stream: SocketStream, no: HeadRefused) -> None:
+    """Answer `no` and close so that the answer arrives; at most a second."""
+    stream.write(refusal_response(no.status, no.code, no.detail, headers=no.headers))
+    await stream.aclose_gently()
+
+
+class OpenWebSocket(WebSocketConnection):
+    """trio-websocket's connection, with four of its reactions mended.
+
+    A protocol error is answered with its close code before the socket goes (wsproto only reports it). A ping that arrives after
+    our own close is ignored instead of raising. Limits count bytes, not characters. Every frame is shown to a judge.
+    """
+
+    judge: FrameJudge | None = None
+
+    async def _handle_close_connection_event(self, event: ws.CloseConnection) -> None:
+        if self._wsproto.state is ConnectionState.OPEN:  # nobody closed: the parser gave up on the peer's bytes
+            await self.close_with(int(event.code), None)
+        else:
+            await super()._handle_close_connection_event(event)
+
+    async def _handle_message_event(self, event: ws.BytesMessage | ws.TextMessage) -> None:
+        data = event.data
+        size = len(data) if isinstance(data, bytes | bytearray) or data.isascii() else len(data.encode())
+        if await self._passes(size):
+            self._message_size += size - len(data)
+            await super()._handle_message_event(event)
+
+    async def _handle_ping_event(self, event: ws.Ping) -> None:
+        if await self._passes(len(event.payload)) and self._wsproto.state is ConnectionState.OPEN:
+            await super()._handle_ping_event(event)
+
+    async def _handle_pong_event(self, event: ws.Pong) -> None:
+        if await self._passes(len(event.payload)):
+            await super()._handle_pong_event(event)
+
+    async def close_with(self, code: int, reason: str | None) -> None:
+        """Send a close frame and stop listening, without waiting for the peer's; whoever reads sees `ConnectionClosed`."""
+        self._close_reason = CloseReason(code, reason)
+        if self._wsproto.state is ConnectionState.OPEN:
+            await self._send(ws.CloseConnection(code=code, reason=reason))
+        await self._send_channel.aclose()
+        self._close_handshake.set()
+        self._reader_running = False
+        raise ConnectionClosed(self._close_reason)
+
+    async def _passes(self, size: int) -> bool:
+        if self._close_reason is not None and self._wsproto.state is not ConnectionState.OPEN:
+            return False
+        code = self.judge(size) if self.judge is not None else None
+        if code is not None:
+            await self.close_with(code, None)
+        return True
+
+
+@asynccontextmanager
+async def open_websocket(
+    stream: SocketStream,
+    head: RequestHead,
+    *,
+    message_bytes_max: int,
+    subprotocol: str | None = None,
+    judge: FrameJudge | None = None,
+) -> AsyncIterator[OpenWebSocket]:
+    """Accept the request and hold the socket open for the body of the block; then close it within `DISCONNECT_SECONDS`.
+
+    The body ends the conversation by leaving; it chooses the code by `aclose(code)` before. A message larger than
+    `message_bytes_max` closes with 1009, wrong frames with 1002, bad UTF-8 with 1007: then `get_message` raises `ConnectionClosed`,
+    which may leave the block and ends here. Faults of the library surface here, in a group; `guarded` is there for them.
+    """
+    socket = OpenWebSocket(
+        stream, WSConnection(ConnectionType.SERVER), message_queue_size=MESSAGES_QUEUED, max_message_size=message_bytes_max
+    )
+    socket.judge = judge
+    stream.unread(head.raw)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(socket._reader_task, name=f"reader {stream.peer}")
+            try:
+                with trio.fail_after(CONNECT_SECONDS):
+                    request = await socket._get_request()
+                    await request.accept(subprotocol=subprotocol)
+                yield socket
+            except ConnectionClosed:
+                pass  # the usual end of a conversation
+            with trio.move_on_after(DISCONNECT_SECONDS):
+                await socket.aclose()
+            nursery.cancel_scope.cancel()  # the reader, which must not read beside `aclose_gently`
+        await stream.aclose_gently()
+    finally:
+        await trio.aclose_forcefully(stream)

@@ -1,0 +1,54 @@
+"""The shortest whole HTTP answer, as bytes: for those who are turned away before any library is at work for them.
+
+It is also how a broken request is answered, since after one nothing may be taken for granted. Never put anything of the request
+into it. Read next: `halo/net/guard.py`, which sends these.
+"""
+
+from http import HTTPStatus
+
+import msgspec
+
+
+class HeadRefused(Exception):
+    """A request was refused because of its form, before anybody looked at what it wants.
+
+    `status` is the HTTP status, `code` the stable word for programs, `detail` one sentence for people.
+    """
+
+    def __init__(self, status: int, code: str, detail: str, *, headers: tuple[tuple[str, str], ...] = ()) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.headers = headers
+
+
+def problem_body(status: int, code: str, detail: str, *, retryable: bool = False) -> bytes:
+    """An `application/problem+json` document with the fields of spec 4."""
+    return msgspec.json.encode(
+        {
+            "type": "about:blank",
+            "title": HTTPStatus(status).phrase,
+            "status": status,
+            "detail": detail,
+            "instance": None,
+            "code": code,
+            "retryable": retryable,
+            "errors": [],
+        }
+    )
+
+
+def refusal_response(
+    status: int, code: str, detail: str, *, retryable: bool = False, headers: tuple[tuple[str, str], ...] = ()
+) -> bytes:
+    """The whole HTTP/1.1 response, after which the connection must be closed. `headers` must be ASCII and of our own making."""
+    body = problem_body(status, code, detail, retryable=retryable)
+    lines = [
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
+        "content-type: application/problem+json",
+        f"content-length: {len(body)}",
+        "connection: close",
+        *(f"{name}: {value}" for name, value in headers),
+    ]
+    return "\r\n".join(lines).encode("ascii") + b"\r\n\r\n" + body

@@ -1,0 +1,158 @@
+"""The journal: messages of all sessions, many in one commit.
+
+While one INSERT is under way the next batch gathers; whoever appended is told when its rows are durable, and not before (C1).
+A failure is told to everyone in the batch: the outcome may be unknown then, and each actor finds out by reading its tail
+before it writes again. The journal must never retry on its own: a row that comes late would pass one that came after it.
+Read next: `halo/actors/session.py`, which numbers the rows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import structlog
+import trio
+from psycopg.errors import UniqueViolation
+
+from halo.clock import Moment
+from halo.errors import StepOvertaken, StoreUnavailable
+from halo.store.postgres import HotStatement, Postgres
+from halo.store.queries import load_queries
+
+SQL = load_queries("journal")
+log = structlog.get_logger(__name__)
+
+ROWS_MAX = 500
+"""Rows in one INSERT: at 9 µs a row some 5 ms of Postgres, so that nobody waits long behind a burst."""
+WAITING_MAX = 50_000
+"""Rows that may wait: at 4,000 characters each 200 MB, the bound on memory while Postgres is away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One message; `seq` was given by the session's only owner."""
+
+    seq: int
+    sender: str
+    id: str
+    body: str
+    at: Moment
+
+
+@dataclass(slots=True, eq=False)
+class _Batch:
+    session_id: str
+    epoch: int
+    rows: Sequence[Row]
+    done: trio.Event = field(default_factory=trio.Event)
+    failure: Exception | None = None
+
+
+class Journal:
+    """Group commit of messages.
+
+    Resource handling: `serve` owns one connection of its own for as long as it is whole.
+    Error handling: `append` raises `StoreUnavailable` when the outcome is unknown or nothing was written, and `StepOvertaken` when
+    another node owns the session or a row of it is already there.
+    """
+
+    def __init__(self, db: Postgres) -> None:
+        self._db = db
+        self._waiting: list[_Batch] = []
+        self._rows_waiting = 0
+        self._more = trio.Event()
+        self.commits = 0
+        self.rows = 0
+
+    async def append(self, session_id: str, epoch: int, rows: Sequence[Row]) -> None:
+        """Returns when `rows` are durable."""
+        if self._rows_waiting + len(rows) > WAITING_MAX:
+            raise StoreUnavailable
+        batch = _Batch(session_id, epoch, rows)
+        self._waiting.append(batch)
+        self._rows_waiting += len(rows)
+        self._more.set()
+        await batch.done.wait()
+        if batch.failure is not None:
+            raise batch.failure
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Write what waits, for ever; a broken connection is replaced."""
+        task_status.started()
+        while True:
+            await self._more.wait()
+            try:
+                async with self._db.hot(SQL["append"]) as statement:
+                    while True:
+                        await self._more.wait()
+                        await self._write_next(statement)
+            except StoreUnavailable as away:
+                self._fail_waiting(away)
+                await trio.sleep(0.05)  # Postgres is away: answer at once, but do not spin
+
+    async def _write_next(self, statement: HotStatement) -> None:
+        batches = self._take()
+        try:
+            # A cancelled INSERT has an unknown outcome: on shutdown the batch in hand is finished, within the statement's own deadline.
+            with trio.CancelScope(shield=True):
+                await self._write(statement, batches)
+        except StoreUnavailable as away:
+            for batch in batches:
+                batch.failure = away
+                batch.done.set()
+            raise
+        for batch in batches:
+            batch.done.set()
+
+    def _take(self) -> list[_Batch]:
+        taken, rows = 0, 0
+        for batch in self._waiting:
+            if taken and rows + len(batch.rows) > ROWS_MAX:
+                break
+            taken += 1
+            rows += len(batch.rows)
+        batches, self._waiting = self._waiting[:taken], self._waiting[taken:]
+        self._rows_waiting -= rows
+        if not self._waiting:
+            self._more = trio.Event()
+        return batches
+
+    async def _write(self, statement: HotStatement, batches: Sequence[_Batch]) -> None:
+        try:
+            written = await _insert(statement, batches)
+        except UniqueViolation:
+            written = -1
+        expected = sum(len(batch.rows) for batch in batches)
+        self.commits += 1
+        if written == expected:
+            self.rows += written
+        elif len(batches) == 1:
+            batches[0].failure = StepOvertaken("messages")
+        elif written < 0:  # nothing was kept: one session's trouble must not be everybody's
+            for batch in batches:
+                await self._write(statement, [batch])
+        else:  # some session has another owner; who it is shows when each looks at its own tail
+            for batch in batches:
+                batch.failure = StepOvertaken("messages")
+
+    def _fail_waiting(self, away: StoreUnavailable) -> None:
+        batches, self._waiting, self._rows_waiting = self._waiting, [], 0
+        self._more = trio.Event()
+        for batch in batches:
+            batch.failure = away
+            batch.done.set()
+
+
+async def _insert(statement: HotStatement, batches: Sequence[_Batch]) -> int:
+    """The rows of all `batches` in one INSERT; the number of rows that were written."""
+    rows = [(batch.session_id, batch.epoch, row) for batch in batches for row in batch.rows]
+    return await statement.execute(
+        {
+            "session_ids": [session_id for session_id, _, _ in rows],
+            "epochs": [epoch for _, epoch, _ in rows],
+            "seqs": [row.seq for _, _, row in rows],
+            "senders": [row.sender for _, _, row in rows],
+            "ids": [row.id for _, _, row in rows],
+            "bodies": [row.body for _, _, row in rows],
+            "ats": [row.at for _, _, row in rows],
+        }
+    )

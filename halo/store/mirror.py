@@ -1,0 +1,232 @@
+"""Who is there, mirrored in Valkey: written after Postgres has committed, asked first, thrown away at the first doubt.
+
+Postgres is the truth. The mirror is believed only while it is *trusted*: seeded in Valkey's present generation, with
+no write of this node lost since. Otherwise the twin answers from Postgres: slower, never wrong. It must never send
+Postgres a statement while the mirror is trusted, and never let an error of Valkey reach a caller. Read next:
+`halo/store/mirror_keys.py` (what lies in Valkey), `halo/store/mirror_twin.py` (Postgres), `halo/store/mirror_seed.py`
+(the building), `halo/availability.py` (the judging).
+"""
+
+from halo.store.valkey import Valkey, ValkeyUnavailable  # isort: skip  (trio_asyncio first)
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NoReturn, TypeVar
+
+import structlog
+import trio
+
+from halo.availability import Presence, Reachability, check_heartbeat, judge, newest
+from halo.clock import Clock, Moment, rfc3339
+from halo.errors import StoreUnavailable
+from halo.store.mirror_keys import GO_ONLINE, HEARTBEATS, NOT_ACTIVE, NOT_ONLINE, PRESENCES, SET_CAPACITY, Keys
+from halo.store.mirror_seed import Seed
+from halo.store.mirror_twin import MirrorTwin, Rows
+from halo.store.valkey_batch import Variadic
+from halo.store.valkey_link import Command, Reply
+
+SEED_PAUSE_SECONDS = 0.5
+"""Between two seeds at least, so that a Valkey that fails every other write does not keep Postgres reading all
+mitras."""
+
+log = structlog.get_logger()
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+
+class Mirror:
+    """See the module. `serve` must run beside it, or every question goes to Postgres for ever."""
+
+    def __init__(self, valkey: Valkey, postgres: Rows, clock: Clock, stale_after_ms: int) -> None:
+        self.twin = MirrorTwin(postgres)
+        self.writes_lost = self.fallbacks = self.seeds = self.seeds_failed = 0
+        self._valkey = valkey
+        self._clock = clock
+        self._stale_after_ms = stale_after_ms
+        self._keys = Keys(valkey.prefix)
+        self._pings: dict[str, Moment] = {}
+        """The last ping of each mitra that this node took since the last mirror cycle; Postgres does not know it yet."""
+        self._heartbeats = Variadic[tuple[str, str], int | None](self._compose_heartbeats, _split_verdicts)
+        self._presences = Variadic[str, tuple[int, int, bytes | None] | None](self._compose_presences, _split_presences)
+        self._seeded: int | None = None
+        """The generation of Valkey that was seeded."""
+        self._doubt = trio.Event()
+        self._seeding = trio.Lock()
+        self._doubts = 0
+        self._doubt.set()
+        valkey.on_ready.append(self._distrust)
+
+    @property
+    def trusted(self) -> bool:
+        """May Valkey's answers be believed?"""
+        return self._trusted_generation() is not None
+
+    async def went_online(self, mitra_id: str, at: Moment) -> None:
+        """After Postgres has committed it. An error is logged, counted and forgotten: the next seed heals it."""
+        names = (self._keys.online, self._keys.heartbeat(mitra_id))
+        self._heard(mitra_id, at)
+        await self._write("went_online", ("EVAL", GO_ONLINE, len(names), *names, mitra_id, rfc3339(at)))
+
+    async def went_offline(self, mitra_id: str) -> None:
+        """After Postgres has committed it. Errors as in `went_online`."""
+        self._pings.pop(mitra_id, None)
+        await self._write("went_offline", *self._leave(mitra_id))
+
+    async def deactivated(self, mitra_id: str) -> None:
+        """After Postgres has committed it. Errors as in `went_online`."""
+        self._pings.pop(mitra_id, None)
+        await self._write("deactivated", ("SADD", self._keys.deactivated, mitra_id), *self._leave(mitra_id))
+
+    async def activated(self, mitra_id: str) -> None:
+        """After Postgres has committed it; the mitra still has to go online. Errors as in `went_online`."""
+        await self._write("activated", ("SREM", self._keys.deactivated, mitra_id))
+
+    async def set_capacity(self, mitra_id: str, count: int, version: int) -> None:
+        """The number of living sessions, from the snapshot that `version` names; an older version changes nothing."""
+        names = (self._keys.capacity(mitra_id), self._keys.capacity_version(mitra_id))
+        await self._write("set_capacity", ("EVAL", SET_CAPACITY, len(names), *names, count, version))
+
+    async def heartbeat(self, mitra_id: str, at: Moment) -> None:
+        """Take a ping. Those that arrive within a few milliseconds share one round trip.
+
+        Raises:
+            MitraDeactivated, MitraOffline: the ping was not taken
+            StoreUnavailable: neither Valkey nor Postgres answers
+        """
+        verdict = await self._ask(self._heartbeats, (mitra_id, rfc3339(at)))
+        if verdict is None:
+            presence = await self._fall_back(mitra_id)
+            refusal = check_heartbeat(active=presence.active, online=presence.online)
+        else:
+            refusal = check_heartbeat(active=verdict != NOT_ACTIVE, online=verdict != NOT_ONLINE)
+        if refusal is not None:
+            self._pings.pop(mitra_id, None)
+            raise refusal
+        self._heard(mitra_id, at)
+
+    async def reachability(self, mitra_id: str) -> Reachability:
+        """Is this mitra online and heard of lately?
+
+        Raises:
+            StoreUnavailable: neither Valkey nor Postgres answers
+        """
+        found = await self._ask(self._presences, mitra_id)
+        if found is not None:
+            deactivated, online, beat = found
+            try:
+                heartbeat_at = None if beat is None else _moment(beat)
+            except ValueError:
+                log.warning("mirror_heartbeat_unreadable", mitra_id=mitra_id)
+            else:
+                presence = Presence(active=not deactivated, online=bool(online), heartbeat_at=heartbeat_at)
+                return judge(presence, self._clock.now(), self._stale_after_ms, "mirror")
+        return judge(await self._fall_back(mitra_id), self._clock.now(), self._stale_after_ms, "postgres")
+
+    def take_unmirrored(self) -> dict[str, Moment]:
+        """Hand over the pings that Postgres does not know yet, at most one for each mitra; they are the caller's to
+        write."""
+        pings, self._pings = self._pings, {}
+        return pings
+
+    async def seed(self) -> int:
+        """Build the mirror anew from Postgres; the number of mitras. Trusted afterwards, unless doubt arose meanwhile.
+
+        Raises:
+            ValkeyUnavailable, StoreUnavailable
+        """
+        async with self._seeding:
+            generation, doubts = self._valkey.generation, self._doubts
+            count = await Seed(self._valkey, self.twin, self._clock, self._pings.get).run()
+            self.seeds += 1
+            if doubts == self._doubts:
+                self._seeded = generation
+            return count
+
+    async def serve(self) -> NoReturn:
+        """Seed whenever Valkey was met anew or a write was lost."""
+        while True:
+            await self._doubt.wait()
+            await self._valkey.wait_up()
+            self._doubt = trio.Event()
+            try:
+                count = await self.seed()
+            except (ValkeyUnavailable, StoreUnavailable) as fault:
+                self.seeds_failed += 1
+                self._doubt.set()
+                log.warning("mirror_seed_failed", fault=str(fault))
+            else:
+                log.info("mirror_seeded", mitras=count, generation=self._valkey.generation)
+            await trio.sleep(SEED_PAUSE_SECONDS)
+
+    def _distrust(self) -> None:
+        self._seeded = None
+        self._doubts += 1
+        self._doubt.set()
+
+    def _heard(self, mitra_id: str, at: Moment) -> None:
+        self._pings[mitra_id] = newest(at, self._pings.get(mitra_id)) or at
+
+    def _leave(self, mitra_id: str) -> tuple[Command, Command]:
+        return ("SREM", self._keys.online, mitra_id), ("DEL", self._keys.heartbeat(mitra_id))
+
+    async def _write(self, what: str, *commands: Command) -> None:
+        landed = False
+        try:
+            await self._valkey.call(*commands)
+            landed = True
+        except ValkeyUnavailable as fault:
+            self.writes_lost += 1
+            log.warning("mirror_write_lost", write=what, fault=str(fault))
+        finally:
+            if (
+                not landed
+            ):  # also when cancelled: Postgres has committed, and nobody else knows that the mirror has not heard
+                self._distrust()
+
+    async def _ask(self, question: Variadic[Item, Answer | None], item: Item) -> Answer | None:
+        """The mirror's answer, or None when the twin must be asked."""
+        generation = self._trusted_generation()
+        if generation is None:
+            return None
+        try:
+            answer = await self._valkey.ask(question, item)
+        except ValkeyUnavailable:
+            return None
+        if answer is None:  # flushed under our hands
+            self._distrust()
+        # Doubt may have come while we waited: then this may be the answer of a server that has just come back empty.
+        return answer if self._trusted_generation() == generation else None
+
+    def _trusted_generation(self) -> int | None:
+        return self._seeded if self._seeded == self._valkey.generation and self._valkey.breaker == "closed" else None
+
+    async def _fall_back(self, mitra_id: str) -> Presence:
+        self.fallbacks += 1
+        presence = await self.twin.load_presence(mitra_id)
+        heard = newest(presence.heartbeat_at, self._pings.get(mitra_id))
+        return Presence(active=presence.active, online=presence.online, heartbeat_at=heard)
+
+    def _compose_heartbeats(self, pings: Sequence[tuple[str, str]]) -> Command:
+        ids = [mitra_id for mitra_id, _ in pings]
+        return ("EVAL", HEARTBEATS, *self._asked(ids), *ids, *(at for _, at in pings))
+
+    def _compose_presences(self, mitra_ids: Sequence[str]) -> Command:
+        return ("EVAL", PRESENCES, *self._asked(mitra_ids), *mitra_ids)
+
+    def _asked(self, mitra_ids: Sequence[str]) -> tuple[str | int, ...]:
+        keys = self._keys
+        return (3 + len(mitra_ids), keys.seeded, keys.deactivated, keys.online, *map(keys.heartbeat, mitra_ids))
+
+
+def _split_verdicts(reply: Reply, pings: Sequence[tuple[str, str]]) -> Sequence[int | None]:
+    return [None] * len(pings) if reply is None else list(reply)
+
+
+def _split_presences(reply: Reply, mitra_ids: Sequence[str]) -> Sequence[tuple[int, int, bytes | None] | None]:
+    return [None] * len(mitra_ids) if reply is None else list(zip(*reply, strict=True))
+
+
+def _moment(beat: bytes) -> Moment:
+    """The inverse of `rfc3339`. Raises ValueError for what we did not write."""
+    return round(datetime.fromisoformat(beat.decode("ascii")).timestamp() * 1000)

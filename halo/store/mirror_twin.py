@@ -1,0 +1,123 @@
+"""The mirror's twin: the same questions answered by Postgres, for the time in which Valkey is away or cannot be
+trusted.
+
+Single-flight: one query at a time, and whoever asks meanwhile shares the next. It must never cache: a mitra
+deactivated a moment ago must not get in. It is paced instead, so Postgres sees at most `1 / PACE_SECONDS` of these
+queries a second whatever the number of callers. Read next: `halo/store/mirror.py`, `halo/store/sql/queries/mirror.sql`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import trio
+
+from halo.availability import Presence
+from halo.clock import Moment
+from halo.errors import StoreUnavailable
+from halo.store.queries import Query, load_queries
+from halo.store.values import Value
+
+PACE_SECONDS = 0.02
+"""At most 50 fallback queries a second; a caller waits 20 ms more, well inside the budget of a call."""
+NO_MITRA = "00000000-0000-0000-0000-000000000000"
+"""Sorts before every id: where the first page begins."""
+PAGE = 1_000
+"""A page costs some 10 ms here and there: no longer stall of the event loop, no long statement."""
+
+SQL = load_queries("mirror")
+
+
+class Rows(Protocol):
+    """The part of `halo.store.postgres.Postgres` that is needed here."""
+
+    async def fetch_all(self, query: Query, params: Mapping[str, Value] = ...) -> Sequence[Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class MitraRow:
+    """All that the mirror says of one mitra, from one snapshot."""
+
+    mitra_id: str
+    active: bool
+    online: bool
+    heartbeat_at: Moment | None
+    capacity: int
+    capacity_version: int
+
+
+class _Ticket:
+    __slots__ = ("failed", "mitra_id", "presence")
+
+    def __init__(self, mitra_id: str) -> None:
+        self.mitra_id = mitra_id
+        self.presence: Presence | None = None
+        self.failed = False
+
+
+UNKNOWN = Presence(active=True, online=False, heartbeat_at=None)
+"""A mitra that Postgres does not know is not online."""
+
+
+class MirrorTwin:
+    """Answers from Postgres."""
+
+    def __init__(self, postgres: Rows) -> None:
+        self._postgres = postgres
+        self._waiting: dict[_Ticket, None] = {}
+        self._flight = trio.Lock()
+        self._next_at = 0.0
+        self.queries = 0
+        """How many fallback queries Postgres was sent."""
+
+    async def load_presence(self, mitra_id: str) -> Presence:
+        """What Postgres knows of this mitra now; `UNKNOWN` for one that it does not have.
+
+        Raises:
+            StoreUnavailable
+        """
+        ticket = _Ticket(mitra_id)
+        self._waiting[ticket] = None
+        try:
+            async with self._flight:
+                if ticket.presence is None and not ticket.failed:
+                    await trio.sleep_until(self._next_at)
+                    await self._fly()
+        finally:
+            self._waiting.pop(ticket, None)
+        if ticket.presence is None:
+            raise StoreUnavailable
+        return ticket.presence
+
+    async def _fly(self) -> None:
+        """Ask for all who wait. When the one who asks is cancelled the others still wait, and the next of them asks
+        again."""
+        riders = list(self._waiting)
+        self._next_at = trio.current_time() + PACE_SECONDS
+        self.queries += 1
+        try:
+            rows = await self._postgres.fetch_all(
+                SQL["presences"], {"mitra_ids": list({rider.mitra_id for rider in riders})}
+            )
+        except StoreUnavailable:
+            # For all at once: each asking by itself would queue behind a dead server.
+            for rider in riders:
+                rider.failed = True
+                self._waiting.pop(rider, None)
+            raise
+        found = {
+            mitra_id: Presence(active=active, online=online, heartbeat_at=beat)
+            for mitra_id, active, online, beat in rows
+        }
+        for rider in riders:
+            rider.presence = found.get(rider.mitra_id, UNKNOWN)
+            self._waiting.pop(rider, None)
+
+    async def list_mitras_after(self, mitra_id: str) -> list[MitraRow]:
+        """The next page of all mitras by id, at most `PAGE`; empty at the end. Begin with `NO_MITRA`.
+
+        Raises:
+            StoreUnavailable
+        """
+        rows = await self._postgres.fetch_all(SQL["mitras_after"], {"after": mitra_id, "page": PAGE})
+        return [MitraRow(*row) for row in rows]

@@ -1,0 +1,180 @@
+"""What operators read of everybody's sessions and money, and the trail of what they did.
+
+Reading only, straight into the structs of `halo/oversight.py`, except for `record`, which appends to `operator_actions`. It must
+never read the text of a message. Several statements make one record, so a row may move between them; nothing is decided here, so
+that does no harm. Read next: `halo/net/operators.py`, `halo/store/sql/queries/operators.sql`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import msgspec
+
+from halo.clock import Moment, rfc3339, rfc3339_or_none
+from halo.errors import NotFound
+from halo.oversight import (
+    Accounts,
+    LedgerEntry,
+    OperatedExtension,
+    OperatedMitra,
+    OperatedMitras,
+    OperatedRefund,
+    OperatedRefunds,
+    OperatedSession,
+    OperatedSessions,
+    Overview,
+    PairingFailure,
+    PairingFailures,
+    SessionRecord,
+    TimelineEntry,
+)
+from halo.resources import PaymentState
+from halo.store.queries import Query, load_queries
+from halo.store.values import Value
+
+
+class Queries(NamedTuple):
+    """`halo/store/sql/queries/operators.sql`."""
+
+    count_sessions: Query
+    count_mitras: Query
+    count_searches: Query
+    count_failures: Query
+    sum_refunds_due: Query
+    list_mitras: Query
+    list_sessions: Query
+    find_session: Query
+    list_timeline: Query
+    list_payments: Query
+    list_extensions: Query
+    list_ledger: Query
+    list_session_refunds: Query
+    list_refunds: Query
+    list_failures: Query
+    record_action: Query
+
+
+SQL = load_queries(Queries, "operators")
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+class Rows(Protocol):
+    """The part of `halo.store.postgres.Postgres` that is needed here."""
+
+    async def fetch_all(self, query: Query, params: Mapping[str, Value] = ...) -> Sequence[Any]: ...
+
+    async def fetch_one(self, query: Query, params: Mapping[str, Value] = ...) -> Any: ...
+
+
+class Operators:
+    """The operators' view of Postgres. Every method raises `StoreUnavailable` when it does not answer."""
+
+    def __init__(self, postgres: Rows) -> None:
+        self._postgres = postgres
+
+    async def load_overview(self, now: Moment, stale_after_ms: int) -> Overview:
+        """Counts as Postgres sees them; `degraded` is left False, since Valkey is not asked."""
+        fetch_all = self._postgres.fetch_all
+        moments = {"now": now, "fresh_since": now - stale_after_ms}
+        mitras = await self._postgres.fetch_one(SQL.count_mitras, moments)
+        searches = await self._postgres.fetch_one(SQL.count_searches)
+        return Overview(
+            server_time=rfc3339(now),
+            sessions={row.status: row.count for row in await fetch_all(SQL.count_sessions, moments)},
+            mitras_total=mitras.total,
+            mitras_online=mitras.online,
+            mitras_deactivated=mitras.deactivated,
+            mitras_available=mitras.available,
+            pairings_searching=searches.count,
+            pairing_failures_24h={row.cause: row.count for row in await fetch_all(SQL.count_failures, moments)},
+            refunds_due={row.currency: row.amount for row in await fetch_all(SQL.sum_refunds_due)},
+            degraded=False,
+        )
+
+    async def list_mitras(self, status: str | None, limit: int, cursor: str | None) -> OperatedMitras:
+        """One page, newest first; `status` is one of `halo.routes.MITRA_FILTERS`, `cursor` the last page's `next_cursor`."""
+        rows = await self._page(SQL.list_mitras, status, limit, cursor)
+        mitras = tuple(_struct(OperatedMitra, row) for row in rows)
+        return OperatedMitras(mitras=mitras, next_cursor=mitras[-1].mitra_id if len(rows) == limit else None)
+
+    async def list_sessions(self, status: str | None, limit: int, cursor: str | None) -> OperatedSessions:
+        """One page, newest first; `status` is one of `halo.routes.SESSION_FILTERS`."""
+        rows = await self._page(SQL.list_sessions, status, limit, cursor)
+        sessions = tuple(_struct(OperatedSession, row) for row in rows)
+        return OperatedSessions(sessions=sessions, next_cursor=sessions[-1].session_id if len(rows) == limit else None)
+
+    async def load_session(self, session_id: str) -> SessionRecord:
+        """One session with its history and its money.
+
+        Raises:
+            NotFound
+        """
+        fetch_all, of_session = self._postgres.fetch_all, {"session_id": session_id}
+        row = await self._postgres.fetch_one(SQL.find_session, of_session)
+        if row is None:
+            raise NotFound
+        return SessionRecord(
+            session=_struct(OperatedSession, row),
+            accounts=_struct(Accounts, row),
+            messages_count=row.messages_count,
+            timeline=tuple(_struct(TimelineEntry, entry) for entry in await fetch_all(SQL.list_timeline, of_session)),
+            payments=tuple(_payment(payment) for payment in await fetch_all(SQL.list_payments, of_session)),
+            extensions=tuple(_struct(OperatedExtension, asked) for asked in await fetch_all(SQL.list_extensions, of_session)),
+            ledger=tuple(_struct(LedgerEntry, entry) for entry in await fetch_all(SQL.list_ledger, of_session)),
+            refunds=tuple(_struct(OperatedRefund, owed) for owed in await fetch_all(SQL.list_session_refunds, of_session)),
+        )
+
+    async def list_failures(self, limit: int, cursor: int | None) -> PairingFailures:
+        """Why searches and extensions came to nothing, one page, newest first."""
+        rows = await self._postgres.fetch_all(SQL.list_failures, {"limit": limit, "cursor": cursor})
+        failures = tuple(_struct(PairingFailure, row) for row in rows)
+        return PairingFailures(
+            pairing_failures=failures, next_cursor=str(failures[-1].failure_id) if len(rows) == limit else None
+        )
+
+    async def list_refunds(self, status: str | None, limit: int, cursor: str | None) -> OperatedRefunds:
+        """One page, newest first; `status` is one of `halo.routes.REFUND_FILTERS`."""
+        rows = await self._page(SQL.list_refunds, status, limit, cursor)
+        refunds = tuple(_struct(OperatedRefund, row) for row in rows)
+        return OperatedRefunds(refunds=refunds, next_cursor=refunds[-1].refund_id if len(rows) == limit else None)
+
+    async def record(self, operator: str, action: str, subject: str, details: Mapping[str, Any]) -> None:
+        """Append to the trail who did what to whom. `details` must be JSON, and hold no message text and no token."""
+        await self._postgres.fetch_all(
+            SQL.record_action,
+            {"operator": operator, "action": action, "subject": subject, "details": msgspec.json.encode(details).decode()},
+        )
+
+    async def _page(self, query: Query, status: str | None, limit: int, cursor: str | None) -> Sequence[Any]:
+        return await self._postgres.fetch_all(query, {"status": status, "limit": limit, "cursor": cursor})
+
+
+MOMENTS = frozenset({
+    "at", "created_at", "started_at", "expires_at", "deadline_at", "ended_at", "last_heartbeat_at", "requested_at", "responded_at",
+    "delivered_at",
+})  # fmt: skip
+"""Columns that are moments here and RFC 3339 on the wire; the loader gives both as plain numbers, so the name must tell."""
+
+
+def _struct(kind: type[S], row: Any) -> S:
+    """The columns of `row` that `kind` has, under the same names."""
+    values = {field: getattr(row, field) for field in kind.__struct_fields__}
+    for name in MOMENTS & values.keys():
+        values[name] = rfc3339_or_none(values[name])
+    return kind(**values)
+
+
+def _payment(row: Any) -> PaymentState:
+    return PaymentState(
+        id=row.payment_request_id,
+        status=row.status,
+        amount=row.amount,
+        currency=row.currency,
+        duration_minutes=row.duration_minutes,
+        is_extension=row.is_extension,
+        is_first_session_discount=row.is_first_session_discount,
+        session_id=row.session_id,
+        failure_cause=row.failure_cause,
+        created_at=rfc3339(row.created_at),
+    )

@@ -1,0 +1,285 @@
+"""Payment requests in Postgres: what was asked for, whether its money came, and what it was spent on.
+
+Every change is guarded by the status it starts from, and a payment that fails after its money came leaves a refund due in the same
+statement. It must never price anything itself (`halo/payment.py` does), never let one `webhook-id` count twice, and never consume
+outside the transaction that grants the time: `consume_payment`, `fail_payment` and `fail_unused_payments` work inside their
+caller's. Locks are taken session before payment before customer. Read next: `halo/store/sessions.py`.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+from uuid import uuid4
+
+from halo.clock import Clock, Moment
+from halo.config import LiveConfig
+from halo.errors import DiscountUsed, InvalidState, NotFound, PaymentMismatch, SessionNotActive, StepOvertaken, ValidationFailed
+from halo.payment import Payment, PaymentStatus, price
+from halo.session import FailureCause
+from halo.store.postgres import Postgres, Transaction
+from halo.store.queries import Query, load_queries
+
+
+class _Queries(NamedTuple):
+    find_payment: Query
+    lock_payment: Query
+    find_waiting_session: Query
+    lock_session: Query
+    check_discount: Query
+    insert_payment: Query
+    take_delivery: Query
+    lock_customer: Query
+    find_held_discount: Query
+    confirm_payment: Query
+    record_arrival: Query
+    refund_late_money: Query
+    fail_payment: Query
+    fail_unused_payments: Query
+    consume_payment: Query
+
+
+SQL: Final = load_queries(_Queries, "payments")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consumed:
+    """What was charged and may be granted (M4)."""
+
+    amount: int
+    """Minor units of `currency`."""
+    currency: str
+    duration_minutes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """What a report of the provider came to."""
+
+    payment: Payment
+    changed: bool
+    """False when the report had been taken before, or said nothing new."""
+    waiting_session_id: str | None
+    """The session that stands still because of this payment, and wants to be told."""
+
+
+class Payments:
+    """The rows of payment requests, refunds that they owe, and deliveries of the provider."""
+
+    def __init__(self, db: Postgres, clock: Clock) -> None:
+        self._db = db
+        self._clock = clock
+
+    async def create(
+        self,
+        customer_id: str,
+        *,
+        duration_minutes: int,
+        is_extension: bool = False,
+        is_first_session_discount: bool = False,
+        session_id: str | None = None,
+        config: LiveConfig,
+        payment_request_id: str | None = None,
+    ) -> Payment:
+        """A `pending` request, priced by `config`. With a `payment_request_id` that exists, that payment, as it is now.
+
+        Raises:
+            ValidationFailed: minutes out of bounds, or a session named for what is no extension.
+            DiscountNotForExtensions: both an extension and a first-session discount.
+            DiscountUsed: the customer has had a session that started, or holds a discount that is confirmed or consumed.
+            NotFound: the session is not this customer's.
+            SessionNotActive: the session has ended.
+            StoreUnavailable
+        """
+        payment_request_id = payment_request_id or str(uuid4())
+        if session_id is not None and not is_extension:
+            raise ValidationFailed(
+                "Only an extension is paid for a session that exists.",
+                errors=[{"field": "session_id", "message": "Expected is_extension to be true"}],
+            )
+
+        async def write(tx: Transaction) -> Payment:
+            # A repeat is answered before anything is checked: by now the discount may be used, the session over, the price another.
+            if (repeated := await _find(tx, payment_request_id)) is not None:
+                return repeated
+            amount = price(
+                config, duration_minutes, is_extension=is_extension, is_first_session_discount=is_first_session_discount
+            )
+            if session_id is not None:
+                session = await tx.fetch_one(SQL.lock_session, {"session_id": session_id, "customer_id": customer_id})
+                if session is None:
+                    raise NotFound("There is no such session.")
+                if session.status == "ended":
+                    raise SessionNotActive("The session has ended; no time can be bought for it.")
+            if is_first_session_discount:
+                discount = await tx.fetch_one(SQL.check_discount, {"customer_id": customer_id})
+                if discount is not None and discount.used:
+                    raise DiscountUsed
+            await tx.execute(
+                SQL.insert_payment,
+                {
+                    "payment_request_id": payment_request_id,
+                    "customer_id": customer_id,
+                    "session_id": session_id,
+                    "amount": amount,
+                    "currency": config.currency,
+                    "duration_minutes": duration_minutes,
+                    "is_extension": is_extension,
+                    "is_first_session_discount": is_first_session_discount,
+                    "at": self._clock.now(),
+                },
+            )
+            return await _load(tx, payment_request_id)
+
+        payment = await self._db.transact(write, str(uuid4()))
+        if payment.customer_id != customer_id:  # only an id that was not derived from this customer can get here
+            raise NotFound("There is no such payment.")
+        return payment
+
+    async def find(self, payment_request_id: str) -> Payment | None:
+        """The payment with `in_use` as of now, whosever it is; or None."""
+        return await _find(self._db, payment_request_id)
+
+    async def load(self, payment_request_id: str) -> Payment:
+        """The same. Raises NotFound, StoreUnavailable."""
+        return await _load(self._db, payment_request_id)
+
+    async def confirm(
+        self, payment_request_id: str, *, provider_ref: str, amount: int, currency: str, webhook_id: str | None = None
+    ) -> Settlement:
+        """The provider has the money: `amount` minor units of `currency`.
+
+        A pending payment becomes `confirmed`; a customer's second discount becomes `failed` with its refund due; money for a payment
+        that had failed stays failed and is refunded, once. Everything else changes nothing, and so does a `webhook_id` seen before.
+
+        Raises:
+            NotFound, StoreUnavailable
+            PaymentMismatch: another amount or currency than was asked for; nothing is kept, not even the webhook's id.
+        """
+        at = self._clock.now()
+        report = {"payment_request_id": payment_request_id, "provider_ref": provider_ref, "at": at}
+
+        async def write(tx: Transaction) -> Settlement:
+            if await _is_repeat(tx, webhook_id, payment_request_id, "payment.confirmed", at):
+                return await _settlement(tx, payment_request_id, changed=False)
+            row = await _lock(tx, payment_request_id)
+            if (row.amount, row.currency) != (amount, currency):
+                raise PaymentMismatch(f"{row.amount} {row.currency} were asked for, {amount} {currency} were paid.")
+            match PaymentStatus(row.status):
+                case PaymentStatus.PENDING if row.is_first_session_discount and await _holds_discount(tx, row.customer_id):
+                    changed = await tx.execute(SQL.record_arrival, report) == 1
+                    await fail_payment(tx, payment_request_id, FailureCause.PAYMENT_FAILED.value, at)
+                case PaymentStatus.PENDING:
+                    changed = await tx.execute(SQL.confirm_payment, report) == 1
+                case PaymentStatus.FAILED:
+                    changed = await tx.fetch_one(SQL.refund_late_money, report) is not None
+                case PaymentStatus.CONFIRMED | PaymentStatus.CONSUMED:
+                    changed = False
+            return await _settlement(tx, payment_request_id, changed=changed)
+
+        return await self._db.transact(write, str(uuid4()))
+
+    async def fail(
+        self, payment_request_id: str, cause: FailureCause = FailureCause.PAYMENT_FAILED, webhook_id: str | None = None
+    ) -> Settlement:
+        """The provider says that no money will come; where it had come, all of it is due back. Failing twice changes nothing.
+
+        Raises:
+            NotFound, StoreUnavailable
+            InvalidState: the payment is consumed: what it bought was granted.
+        """
+        at = self._clock.now()
+
+        async def write(tx: Transaction) -> Settlement:
+            if await _is_repeat(tx, webhook_id, payment_request_id, "payment.failed", at):
+                return await _settlement(tx, payment_request_id, changed=False)
+            row = await _lock(tx, payment_request_id)
+            if row.status == PaymentStatus.CONSUMED:
+                raise InvalidState("The payment is consumed; it can no longer fail.")
+            changed = await fail_payment(tx, payment_request_id, cause.value, at)
+            return await _settlement(tx, payment_request_id, changed=changed)
+
+        return await self._db.transact(write, str(uuid4()))
+
+
+async def consume_payment(tx: Transaction, payment_request_id: str, session_id: str, ledger_type: str, at: Moment) -> Consumed:
+    """Spend a confirmed payment on a session and write its one ledger row (M1), in the caller's transaction.
+
+    Raises:
+        StepOvertaken: it is not confirmed any more, or was made for another session.
+    """
+    values = {"payment_request_id": payment_request_id, "session_id": session_id, "type": ledger_type, "at": at}
+    row = await tx.fetch_one(SQL.consume_payment, values)
+    if row is None:
+        raise StepOvertaken("payment")
+    return Consumed(amount=row.amount, currency=row.currency, duration_minutes=row.duration_minutes)
+
+
+async def fail_payment(tx: Transaction, payment_request_id: str, cause: str, at: Moment, *, session_id: str | None = None) -> bool:
+    """Fail a pending or confirmed payment in the caller's transaction; a refund of all of it is due if its money had come.
+
+    Whether it did: False means that it was failed or consumed before, and keeps the cause that it had (M6). `session_id` is noted
+    on the refund when the payment itself does not know its session.
+    """
+    values = {"payment_request_id": payment_request_id, "cause": cause, "at": at, "session_id": session_id}
+    return await tx.fetch_one(SQL.fail_payment, values) is not None
+
+
+async def fail_unused_payments(tx: Transaction, session_id: str, at: Moment) -> list[str]:
+    """Fail this session's extension payments that bought nothing, with refunds (M7), in the caller's transaction.
+
+    To be called after the session's own row was written `ended`: only then does `Payments.create` let no other in behind it.
+    """
+    rows = await tx.fetch_all(SQL.fail_unused_payments, {"session_id": session_id, "at": at})
+    return [row.payment_request_id for row in rows]
+
+
+async def _find(source: Postgres | Transaction, payment_request_id: str) -> Payment | None:
+    row = await source.fetch_one(SQL.find_payment, {"payment_request_id": payment_request_id})
+    if row is None:
+        return None
+    return Payment(
+        payment_request_id=row.payment_request_id,
+        customer_id=row.customer_id,
+        session_id=row.session_id,
+        status=PaymentStatus(row.status),
+        amount=row.amount,
+        currency=row.currency,
+        duration_minutes=row.duration_minutes,
+        is_extension=row.is_extension,
+        is_first_session_discount=row.is_first_session_discount,
+        failure_cause=row.failure_cause,
+        created_at=row.created_at,
+        in_use=row.in_use,
+    )
+
+
+async def _load(source: Postgres | Transaction, payment_request_id: str) -> Payment:
+    payment = await _find(source, payment_request_id)
+    if payment is None:
+        raise NotFound("There is no such payment.")
+    return payment
+
+
+async def _lock(tx: Transaction, payment_request_id: str) -> Any:
+    row = await tx.fetch_one(SQL.lock_payment, {"payment_request_id": payment_request_id})
+    if row is None:
+        raise NotFound("There is no such payment.")
+    return row
+
+
+async def _is_repeat(tx: Transaction, webhook_id: str | None, payment_request_id: str, event: str, at: Moment) -> bool:
+    """Note the delivery; two of one id in the same moment wait for each other here."""
+    if webhook_id is None:
+        return False
+    delivery = {"webhook_id": webhook_id, "payment_request_id": payment_request_id, "type": event, "at": at}
+    return await tx.execute(SQL.take_delivery, delivery) == 0
+
+
+async def _holds_discount(tx: Transaction, customer_id: str) -> bool:
+    await tx.fetch_one(SQL.lock_customer, {"customer_id": customer_id})
+    return bool(await tx.fetch_all(SQL.find_held_discount, {"customer_id": customer_id}))
+
+
+async def _settlement(tx: Transaction, payment_request_id: str, *, changed: bool) -> Settlement:
+    waiting = await tx.fetch_one(SQL.find_waiting_session, {"payment_request_id": payment_request_id})
+    payment = await _load(tx, payment_request_id)
+    return Settlement(payment=payment, changed=changed, waiting_session_id=None if waiting is None else waiting.session_id)

@@ -1,0 +1,9 @@
+-- The journal's one statement: the rows of every session that wrote in this tick. A session that has another owner by now has
+-- another epoch, and its rows fall away (S3).
+
+-- name: append
+INSERT INTO messages (session_id, seq, sender, id, body, at)
+SELECT m.session_id, m.seq, m.sender, m.id, m.body, at(m.at)
+FROM unnest(%(session_ids)s::uuid[], %(epochs)s::bigint[], %(seqs)s::bigint[], %(senders)s::text[], %(ids)s::text[], %(bodies)s::text[],
+            %(ats)s::bigint[]) AS m (session_id, epoch, seq, sender, id, body, at)
+JOIN chat_sessions s ON s.session_id = m.session_id AND s.epoch = m.epoch

@@ -1,0 +1,59 @@
+-- Offers, from the mitra's side. The locks are taken in the order that `pairings.sql` names.
+
+-- name: find_offer
+SELECT o.pairing_id, o.status, s.payment_request_id
+FROM offers o JOIN pairings s ON s.pairing_id = o.pairing_id
+WHERE o.offer_id = %(offer_id)s AND o.mitra_id = %(mitra_id)s
+
+-- name: lock_mitra
+SELECT is_active, max_sessions FROM mitras WHERE mitra_id = %(mitra_id)s FOR NO KEY UPDATE
+
+-- name: count_living
+-- A statement of its own, after the lock: its snapshot sees the session of whoever held the lock before.
+SELECT count(*) AS living FROM chat_sessions WHERE mitra_id = %(mitra_id)s AND status <> 'ended'
+
+-- name: lock_payment
+SELECT status FROM payment_requests WHERE payment_request_id = %(payment_request_id)s FOR NO KEY UPDATE
+
+-- name: win
+-- The one conditional statement: the offer was open and the search still searching, or nothing at all happens.
+WITH won AS (
+    UPDATE offers SET status = 'accepted', resolved_at = at(%(at)s)
+    WHERE offer_id = %(offer_id)s AND mitra_id = %(mitra_id)s AND status = 'open'
+    RETURNING pairing_id),
+matched AS (
+    UPDATE pairings s SET status = 'matched', session_id = %(session_id)s, resolved_at = at(%(at)s)
+    FROM won WHERE s.pairing_id = won.pairing_id AND s.status = 'searching'
+    RETURNING s.pairing_id, s.payment_request_id),
+paid AS (
+    UPDATE payment_requests p SET session_id = %(session_id)s
+    FROM matched WHERE p.payment_request_id = matched.payment_request_id)
+UPDATE mitras SET capacity_version = capacity_version + 1, idle_since = at(%(at)s)
+FROM matched WHERE mitra_id = %(mitra_id)s
+
+-- name: resolve_own_push
+UPDATE outbox SET status = 'cancelled' WHERE status = 'due' AND collapse_key = 'offer:' || %(offer_id)s::text
+
+-- name: decline
+UPDATE offers SET status = 'declined', resolved_at = at(%(at)s)
+WHERE offer_id = %(offer_id)s AND mitra_id = %(mitra_id)s AND status = 'open'
+
+-- name: list_open_offers
+SELECT o.offer_id, o.pairing_id, o.deadline_at, s.topic_sensitivity, p.duration_minutes, p.amount, p.currency
+FROM offers o
+JOIN pairings s ON s.pairing_id = o.pairing_id
+JOIN payment_requests p ON p.payment_request_id = s.payment_request_id
+WHERE o.mitra_id = %(mitra_id)s AND o.status = 'open' AND s.status = 'searching'
+ORDER BY o.created_at, o.offer_id
+
+-- name: rescind_offers
+WITH open AS (
+    SELECT offer_id FROM offers WHERE mitra_id = %(mitra_id)s AND status = 'open' ORDER BY offer_id FOR NO KEY UPDATE),
+rescinded AS (
+    UPDATE offers o SET status = 'cancelled', resolved_at = at(%(at)s)
+    FROM open WHERE o.offer_id = open.offer_id AND o.status = 'open'
+    RETURNING o.offer_id, o.pairing_id),
+quiet AS (
+    UPDATE outbox SET status = 'cancelled'
+    WHERE status = 'due' AND collapse_key IN (SELECT 'offer:' || offer_id FROM rescinded))
+SELECT DISTINCT pairing_id FROM rescinded

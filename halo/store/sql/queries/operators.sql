@@ -1,0 +1,115 @@
+-- What operators read. Pages go newest first and continue after the row that the cursor names, so that rows which arrive meanwhile
+-- shift nothing; a cursor that names no row gives an empty page.
+
+-- name: count_sessions
+SELECT status, count(*) AS count FROM chat_sessions
+WHERE status <> 'ended' OR created_at > at(%(now)s) - interval '24 hours'
+GROUP BY status
+
+-- name: count_mitras
+SELECT
+    count(*) AS total,
+    count(*) FILTER (WHERE is_online AND is_active) AS online,
+    count(*) FILTER (WHERE NOT is_active) AS deactivated,
+    count(*) FILTER (
+        WHERE is_online AND is_active AND last_heartbeat_at >= at(%(fresh_since)s)
+          AND (SELECT count(*) FROM chat_sessions s WHERE s.mitra_id = mitras.mitra_id AND s.status <> 'ended') < max_sessions
+    ) AS available
+FROM mitras
+
+-- name: count_searches
+SELECT count(*) AS count FROM pairings WHERE status = 'searching'
+
+-- name: count_failures
+SELECT cause, count(*) AS count FROM pairing_failures WHERE at > at(%(now)s) - interval '24 hours' GROUP BY cause ORDER BY cause
+
+-- name: sum_refunds_due
+SELECT currency, sum(amount)::bigint AS amount FROM refunds WHERE status = 'due' GROUP BY currency ORDER BY currency
+
+-- name: list_mitras
+SELECT mitra_id, display_name, is_active, is_online, max_sessions, last_heartbeat_at, created_at,
+       (SELECT count(*) FROM chat_sessions s WHERE s.mitra_id = m.mitra_id AND s.status <> 'ended') AS capacity
+FROM mitras m
+WHERE CASE %(status)s::text
+        WHEN 'online' THEN is_online AND is_active
+        WHEN 'offline' THEN is_active AND NOT is_online
+        WHEN 'deactivated' THEN NOT is_active
+        ELSE true END
+  AND (%(cursor)s::uuid IS NULL
+       OR (created_at, mitra_id) < (SELECT c.created_at, c.mitra_id FROM mitras c WHERE c.mitra_id = %(cursor)s::uuid))
+ORDER BY created_at DESC, mitra_id DESC
+LIMIT %(limit)s
+
+-- name: list_sessions
+SELECT session_id, status, end_reason, customer_id, mitra_id, topic_sensitivity, duration_minutes, paid_amount, currency, created_at,
+       started_at, expires_at, deadline_at, ended_at, extensions_accepted, owner, epoch, version
+FROM chat_sessions
+WHERE CASE %(status)s::text WHEN 'living' THEN status <> 'ended' ELSE status = coalesce(%(status)s::text, status) END
+  AND (%(cursor)s::uuid IS NULL
+       OR (created_at, session_id) < (SELECT c.created_at, c.session_id FROM chat_sessions c WHERE c.session_id = %(cursor)s::uuid))
+ORDER BY created_at DESC, session_id DESC
+LIMIT %(limit)s
+
+-- name: find_session
+SELECT session_id, status, end_reason, customer_id, mitra_id, topic_sensitivity, duration_minutes, paid_amount, currency, created_at,
+       started_at, expires_at, deadline_at, ended_at, extensions_accepted, owner, epoch, version,
+       paid_ms, served_ms, refunded_ms, forfeited_ms, remaining_ms,
+       (SELECT coalesce(max(seq), 0) FROM messages m WHERE m.session_id = chat_sessions.session_id) AS messages_count
+FROM chat_sessions
+WHERE session_id = %(session_id)s::uuid
+
+-- name: list_timeline
+SELECT version, epoch, at, event, from_status, to_status, cause, evidence
+FROM session_timeline
+WHERE session_id = %(session_id)s::uuid
+ORDER BY version
+
+-- name: list_payments
+-- The session's own payment stands first, then those for extensions, whatever became of them.
+SELECT payment_request_id, status, amount, currency, duration_minutes, is_extension, is_first_session_discount, session_id, failure_cause,
+       created_at
+FROM payment_requests
+WHERE session_id = %(session_id)s::uuid
+   OR payment_request_id = (SELECT s.payment_request_id FROM chat_sessions s WHERE s.session_id = %(session_id)s::uuid)
+   OR payment_request_id IN (SELECT e.payment_request_id FROM session_extensions e WHERE e.session_id = %(session_id)s::uuid)
+ORDER BY is_extension, created_at, payment_request_id
+
+-- name: list_extensions
+SELECT extension_id, session_id, status, duration_minutes, price, requested_at, deadline_at, payment_request_id, currency,
+       default_action_on_timeout, responded_at, decided_by
+FROM session_extensions
+WHERE session_id = %(session_id)s::uuid
+ORDER BY requested_at, extension_id
+
+-- name: list_ledger
+SELECT transaction_id, payment_request_id, type, amount, currency, duration_minutes, at
+FROM customer_transactions
+WHERE session_id = %(session_id)s::uuid
+ORDER BY at, transaction_id
+
+-- name: list_session_refunds
+SELECT refund_id, payment_request_id, session_id, customer_id, kind, cause, amount, currency, refunded_ms, status, created_at, delivered_at
+FROM refunds
+WHERE session_id = %(session_id)s::uuid
+   OR payment_request_id = (SELECT s.payment_request_id FROM chat_sessions s WHERE s.session_id = %(session_id)s::uuid)
+ORDER BY created_at, refund_id
+
+-- name: list_refunds
+SELECT refund_id, payment_request_id, session_id, customer_id, kind, cause, amount, currency, refunded_ms, status, created_at, delivered_at
+FROM refunds
+WHERE status = coalesce(%(status)s::text, status)
+  AND (%(cursor)s::uuid IS NULL
+       OR (created_at, refund_id) < (SELECT c.created_at, c.refund_id FROM refunds c WHERE c.refund_id = %(cursor)s::uuid))
+ORDER BY created_at DESC, refund_id DESC
+LIMIT %(limit)s
+
+-- name: list_failures
+SELECT failure_id, cause, pairing_id, session_id, extension_id, customer_id, mitra_id, evidence, at
+FROM pairing_failures
+WHERE failure_id < coalesce(%(cursor)s::bigint, 9223372036854775807)
+ORDER BY failure_id DESC
+LIMIT %(limit)s
+
+-- name: record_action
+INSERT INTO operator_actions (operator, action, subject, details)
+VALUES (%(operator)s, %(action)s, %(subject)s, %(details)s::jsonb)

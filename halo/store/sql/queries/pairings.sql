@@ -1,0 +1,100 @@
+-- Pairings. Whoever moves one locks in this order: mitra, payment, pairing, offers. `halo/store/pairings.py` says why.
+
+-- name: lock_payment
+-- In use: a search or a match has it, or a session was opened with it, which lives on in its row when it has ended.
+SELECT p.*,
+       EXISTS (SELECT FROM pairings s WHERE s.payment_request_id = p.payment_request_id AND s.status IN ('searching', 'matched'))
+       OR EXISTS (SELECT FROM chat_sessions c WHERE c.payment_request_id = p.payment_request_id) AS in_use
+FROM payment_requests p
+WHERE p.payment_request_id = %(payment_request_id)s
+FOR NO KEY UPDATE OF p
+
+-- name: insert_pairing
+INSERT INTO pairings (pairing_id, customer_id, payment_request_id, topic_sensitivity, wave, deadline_at, owner, created_at)
+VALUES (%(pairing_id)s, %(customer_id)s, %(payment_request_id)s, %(topic_sensitivity)s, 0, at(%(at)s), %(owner)s, at(%(at)s))
+ON CONFLICT (pairing_id) DO NOTHING
+
+-- name: find_pairing
+SELECT pairing_id, customer_id, payment_request_id, status, session_id, cause FROM pairings WHERE pairing_id = %(pairing_id)s
+
+-- name: lock_pairing
+SELECT pairing_id, customer_id, status, wave, session_id, cause FROM pairings
+WHERE pairing_id = %(pairing_id)s
+FOR NO KEY UPDATE
+
+-- name: find_search
+-- One row an offer, in the order in which they were asked; one row with no offer before the first wave.
+SELECT s.pairing_id, s.customer_id, s.payment_request_id, s.topic_sensitivity, s.status, s.wave, s.deadline_at, s.session_id, s.cause,
+       p.status AS payment_status, p.duration_minutes, p.amount, p.currency,
+       o.offer_id, o.mitra_id, o.wave AS offer_wave, o.status AS offer_status, o.deadline_at AS offer_deadline_at
+FROM pairings s
+JOIN payment_requests p ON p.payment_request_id = s.payment_request_id
+LEFT JOIN offers o ON o.pairing_id = s.pairing_id
+WHERE s.pairing_id = %(pairing_id)s
+ORDER BY o.wave, o.offer_id
+
+-- name: resolve_open_offers
+WITH resolved AS (
+    UPDATE offers SET status = %(status)s, resolved_at = at(%(at)s)
+    WHERE pairing_id = %(pairing_id)s AND status = 'open'
+    RETURNING offer_id)
+UPDATE outbox SET status = 'cancelled'
+WHERE status = 'due' AND collapse_key IN (SELECT 'offer:' || offer_id FROM resolved)
+
+-- name: insert_offers
+-- Postgres is asked once more whether they may be asked: the list may come from a mirror that is a second old.
+INSERT INTO offers (offer_id, pairing_id, mitra_id, wave, deadline_at, created_at)
+SELECT asked.offer_id, %(pairing_id)s::uuid, asked.mitra_id, %(wave)s::integer, at(%(deadline_at)s), at(%(at)s)
+FROM unnest(%(offer_ids)s::uuid[], %(mitra_ids)s::uuid[]) WITH ORDINALITY AS asked (offer_id, mitra_id, place)
+JOIN mitras m ON m.mitra_id = asked.mitra_id
+WHERE m.is_active AND m.is_online
+  AND (SELECT count(*) FROM chat_sessions c WHERE c.mitra_id = m.mitra_id AND c.status <> 'ended') < m.max_sessions
+ORDER BY asked.place
+ON CONFLICT (pairing_id, mitra_id) DO NOTHING
+
+-- name: insert_offer_pushes
+INSERT INTO outbox (kind, user_id, template, payload, collapse_key, due_at, expires_at)
+SELECT 'push', o.mitra_id, 'offer', jsonb_build_object('offer_id', o.offer_id, 'pairing_id', o.pairing_id),
+       'offer:' || o.offer_id, at(%(at)s), o.deadline_at
+FROM offers o
+WHERE o.pairing_id = %(pairing_id)s AND o.wave = %(wave)s::integer AND o.mitra_id = ANY(%(absent)s::uuid[])
+
+-- name: advance_wave
+UPDATE pairings SET wave = %(wave)s::integer, deadline_at = at(%(deadline_at)s)
+WHERE pairing_id = %(pairing_id)s AND status = 'searching' AND wave = %(wave)s::integer - 1
+
+-- name: resolve_pairing
+WITH resolved AS (
+    UPDATE pairings SET status = %(status)s, cause = %(cause)s::text, resolved_at = at(%(at)s)
+    WHERE pairing_id = %(pairing_id)s AND status = 'searching'
+    RETURNING pairing_id, customer_id)
+INSERT INTO pairing_failures (cause, pairing_id, customer_id, evidence, at)
+SELECT %(cause)s::text, pairing_id, customer_id, %(evidence)s::jsonb, at(%(at)s) FROM resolved
+
+-- name: take_up
+-- Deadlines that fell while nobody kept them, or are about to, wait until people can have come back.
+WITH orphans AS (
+    SELECT s.pairing_id
+    FROM pairings s LEFT JOIN nodes n ON n.node_id = s.owner
+    WHERE s.status = 'searching'
+      AND (s.owner IS NULL OR n.node_id IS NULL OR (s.owner <> %(owner)s AND NOT EXISTS (
+            SELECT FROM pg_locks l
+            WHERE l.locktype = 'advisory' AND l.classid = %(lock_class)s::oid AND l.objid = n.lock_key::oid AND l.granted
+              AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))))
+    FOR UPDATE OF s SKIP LOCKED),
+moved AS (
+    UPDATE offers o SET deadline_at = greatest(o.deadline_at, at(%(not_before)s))
+    FROM orphans WHERE o.pairing_id = orphans.pairing_id AND o.status = 'open')
+UPDATE pairings s SET owner = %(owner)s, deadline_at = greatest(s.deadline_at, at(%(not_before)s))
+FROM orphans WHERE s.pairing_id = orphans.pairing_id
+RETURNING s.pairing_id, s.payment_request_id
+
+-- name: find_available
+-- Longest idle first. The heartbeat here is at most one mirror cycle old, so it gets the slack that the caller adds.
+SELECT m.mitra_id
+FROM mitras m
+WHERE m.is_active AND m.is_online AND m.last_heartbeat_at >= at(%(heard_since)s)
+  AND m.mitra_id <> ALL(%(exclude)s::uuid[])
+  AND (SELECT count(*) FROM chat_sessions c WHERE c.mitra_id = m.mitra_id AND c.status <> 'ended') < m.max_sessions
+ORDER BY m.idle_since, m.mitra_id
+LIMIT %(limit)s
