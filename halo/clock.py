@@ -6,6 +6,7 @@ may ask the operating system for the time of day; whoever needs it is handed a `
 
 import time
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Protocol, TypeAlias
 
 Moment: TypeAlias = int
@@ -25,6 +26,7 @@ class SystemClock:
         return time.time_ns() // 1_000_000
 
 
+@lru_cache(maxsize=1024)  # everything that is committed together carries the same moment
 def rfc3339(moment: Moment) -> str:
     """`2026-11-23T20:15:00.123Z`: UTC with milliseconds, the only form of a moment on the wire."""
     seconds, milliseconds = divmod(moment, 1000)

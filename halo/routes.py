@@ -27,8 +27,6 @@ class Who(StrEnum):
     OPERATOR = "an operator, by the admin key"
 
 
-WITH_TOKEN = frozenset({Who.CUSTOMER, Who.MITRA, Who.USER})
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
@@ -65,7 +63,7 @@ class Route:
 
 
 MESSAGES_PER_PAGE_MAX = 500
-"""About 2 MB of the longest messages in the worst case, a few tens of KB in the usual one."""
+"""Some 50 KB of usual messages; 8 MB if all were of the longest and of four-byte characters."""
 ROWS_PER_PAGE_MAX = 200
 
 _AFTER_SEQ = Query(name="after_seq", about="only messages with a greater seq", range=(0, 2**53), default=0)
@@ -145,7 +143,7 @@ OPERATOR_ROUTES: tuple[Route, ...] = (
     Route("GET", "/api/config", "config", Who.OPERATOR, "The live configuration", answer=LiveConfig),
     Route("PATCH", "/api/config", "change_config", Who.OPERATOR, "Change some keys, all or none",
           answer=LiveConfig, body=ops.ConfigChange, refusals=(no.InvalidState,)),
-    Route("GET", "/api/mitras", "mitras", Who.OPERATOR, "Mitras, newest first",
+    Route("GET", "/api/mitras", "mitras", Who.OPERATOR, "Mitras, in the order of their ids",
           answer=ops.OperatedMitras, query=(Query(name="status", about="only these", values=MITRA_FILTERS), _ROWS,
           _CURSOR)),
     Route("POST", _MITRA + "/deactivate", "deactivate_mitra", Who.OPERATOR, "Shut a mitra out at once",

@@ -25,15 +25,10 @@ from halo.net.refusal import refusal_response
 from halo.net.flusher import Flusher
 from halo.net.stream import SocketStream
 
-PEERS_DOING: Final = (
-    OSError,
-    UnicodeError,
-    h11.ProtocolError,
-    ProtocolError,
-    trio.BrokenResourceError,
-    trio.ClosedResourceError,
-    trio.TooSlowError,
-)
+PEER_GONE: Final = (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError)
+"""Every telephone in a tunnel causes these; they are logged as information."""
+
+PEERS_DOING: Final = (OSError, UnicodeError, h11.ProtocolError, ProtocolError)
 """What a stranger can cause from outside, logged as a warning; anything else is a fault of ours and an error."""
 
 NOT_A_FAULT: Final = (trio.Cancelled, KeyboardInterrupt, SystemExit)
@@ -235,5 +230,5 @@ def _report(fault: BaseException, peer: str, faults: Counter[str]) -> None:
     last = None
     for frame, line in traceback.walk_tb(fault.__traceback__):
         last = f"{frame.f_globals.get('__name__', '?')}:{line}"
-    say = _log.warning if isinstance(fault, PEERS_DOING) else _log.error
+    say = _log.info if isinstance(fault, PEER_GONE) else _log.warning if isinstance(fault, PEERS_DOING) else _log.error
     say("connection_fault", fault=kind, where=last, peer=peer)

@@ -139,13 +139,18 @@ async def refuse(stream: SocketStream, no: HeadRefused) -> None:
 
 
 class OpenWebSocket(WebSocketConnection):
-    """trio-websocket's connection, with four of its reactions mended.
+    """trio-websocket's connection, with five of its habits mended.
 
-    A protocol error is answered with its close code before the socket goes (wsproto only reports it). A ping that arrives after
+    Closing does not wait for ever. A protocol error is answered with its close code before the socket goes (wsproto only reports it). A ping that arrives after
     our own close is ignored instead of raising. Limits count bytes, not characters. Every frame is shown to a judge.
     """
 
     judge: FrameJudge | None = None
+
+    async def aclose(self, code: int = 1000, reason: str | None = None) -> None:
+        """The closing handshake, at most `DISCONNECT_SECONDS`; then the socket is closed, whatever the peer does."""
+        with trio.move_on_after(DISCONNECT_SECONDS):
+            await super().aclose(code, reason)
 
     async def _handle_close_connection_event(self, event: ws.CloseConnection) -> None:
         if self._wsproto.state is ConnectionState.OPEN:  # nobody closed: the parser gave up on the peer's bytes
@@ -210,15 +215,17 @@ async def open_websocket(
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(socket._reader_task, name=f"reader {stream.peer}")
-            try:
-                with trio.fail_after(CONNECT_SECONDS):
-                    request = await socket._get_request()
+            with trio.fail_after(CONNECT_SECONDS):
+                request = await socket._get_request()
+                try:
                     await request.accept(subprotocol=subprotocol)
+                except ConnectionClosed as error:
+                    raise trio.BrokenResourceError("the peer hung up during the handshake") from error
+            try:
                 yield socket
             except ConnectionClosed:
                 pass  # the usual end of a conversation
-            with trio.move_on_after(DISCONNECT_SECONDS):
-                await socket.aclose()
+            await socket.aclose()
             nursery.cancel_scope.cancel()  # the reader, which must not read beside `aclose_gently`
         await stream.aclose_gently()
     finally:

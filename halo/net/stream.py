@@ -118,42 +118,44 @@ class SocketStream(trio.abc.HalfCloseableStream):
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Like `write`, but returns when the bytes have left. Cancelled, it stops waiting; what it began still leaves whole."""
-        if self._sending:
-            raise trio.BusyResourceError("another task is sending on this stream")
-        await trio.lowlevel.checkpoint_if_cancelled()
-        self._require_writable()
-        self._sending = True
+        self._begin_sending()
         try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            self._require_writable()
             if data:
                 self._chunks.append(bytes(data))
                 self._pending_bytes += len(data)
-            await self._wait_flushed()
+            await self._wait_sent()
         finally:
             self._sending = False
 
     async def wait_flushed(self) -> None:
         """Until everything written so far has left. For whoever has much to say (a replay) and must not overfill the buffer."""
+        await trio.lowlevel.checkpoint_if_cancelled()
         self._require_writable()
-        await self._wait_flushed()
+        await self._wait_sent()
 
     async def wait_send_all_might_not_block(self) -> None:
-        if self._sending:
-            raise trio.BusyResourceError("another task is sending on this stream")
-        await self.wait_flushed()
+        self._begin_sending()
+        try:
+            await self.wait_flushed()
+        finally:
+            self._sending = False
 
     async def send_eof(self) -> None:
-        if self._sending:
-            raise trio.BusyResourceError("another task is sending on this stream")
-        if self._ended and not self._closed:
-            await trio.lowlevel.checkpoint()
-            return
-        await self.wait_flushed()
-        self._ended = True
+        self._begin_sending()
         try:
+            if self._ended and not self._closed:
+                await trio.lowlevel.checkpoint()
+                return
+            await self.wait_flushed()
+            self._ended = True
             self._socket.shutdown(socket.SHUT_WR)
         except OSError as error:
             self._break()
             raise trio.BrokenResourceError("the peer has closed the connection") from error
+        finally:
+            self._sending = False
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Wait first, then read: on a quiet socket the other order costs a system call and an exception for nothing."""
@@ -249,7 +251,12 @@ class SocketStream(trio.abc.HalfCloseableStream):
             if self._chunks:  # the flusher is cancelled; nobody will ever send these
                 self._break()
 
-    async def _wait_flushed(self) -> None:
+    def _begin_sending(self) -> None:
+        if self._sending:
+            raise trio.BusyResourceError("another task is sending on this stream")
+        self._sending = True
+
+    async def _wait_sent(self) -> None:
         goal = self._sent_bytes + self._pending_bytes
         self.flush()
         if self._sent_bytes < goal and not self._broken:

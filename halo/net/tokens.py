@@ -2,8 +2,8 @@
 
 A token is a JWT signed with HS256 and nothing else. Its age is judged by halo's own clock, and a revoked family is remembered in
 memory until its last token has expired, so a request costs no statement. It must never trust a header beyond `alg` and `typ`, never
-say why a token was refused, and never raise anything but `Unauthenticated` or `MitraDeactivated` whatever the bytes. Read next:
-`halo/store/auth_sessions.py`, where refresh tokens live.
+say why a token was refused, and never raise anything but `Unauthenticated` whatever the bytes (a revoked family has the refusal that
+came with its revocation). Read next: `halo/store/auth_sessions.py`, where refresh tokens live.
 """
 
 import heapq
@@ -16,10 +16,9 @@ import msgspec
 from msgspec import Meta
 
 from halo.clock import Clock, Moment
-from halo.errors import MitraDeactivated, Unauthenticated
+from halo.errors import Refusal, Unauthenticated
 from halo.protocol import PartyName, Uuid
 from halo.session import Party
-from halo.store.auth_sessions import RevokedBecause
 
 ALGORITHM: Final = "HS256"
 """The only one: a token cannot choose how it is checked (no `none`, no public key taken for a shared secret)."""
@@ -74,26 +73,28 @@ class Revocations:
     def __init__(self, clock: Clock, lifetime_seconds: int) -> None:
         self._clock = clock
         self._kept_ms = lifetime_seconds * 1000 + LEEWAY_MS
-        self._because: dict[str, RevokedBecause] = {}
+        self._refusals: dict[str, type[Refusal]] = {}
         self._leaving: list[tuple[Moment, str]] = []
 
-    def add(self, auth_session_id: str, because: RevokedBecause, revoked_at: Moment | None = None) -> None:
-        """Refuse this family from now on; `revoked_at` is when it was revoked, now if it is not given."""
+    def add(
+        self, auth_session_id: str, refusal: type[Refusal] = Unauthenticated, revoked_at: Moment | None = None
+    ) -> None:
+        """Answer this family with `refusal` from now on; `revoked_at` is when it was revoked, now if it is not given."""
         now = self._clock.now()
         # The leeway twice: the node that wrote the last token may have been ahead of the one that stamped the revocation.
         until = (now if revoked_at is None else revoked_at) + self._kept_ms + LEEWAY_MS
-        if until > now and auth_session_id not in self._because:
-            self._because[auth_session_id] = because
+        if until > now and auth_session_id not in self._refusals:
+            self._refusals[auth_session_id] = refusal
             heapq.heappush(self._leaving, (until, auth_session_id))
         while self._leaving and self._leaving[0][0] <= now:
-            del self._because[heapq.heappop(self._leaving)[1]]
+            del self._refusals[heapq.heappop(self._leaving)[1]]
 
-    def find(self, auth_session_id: str) -> RevokedBecause | None:
-        """Why this family is refused, or None."""
-        return self._because.get(auth_session_id)
+    def find(self, auth_session_id: str) -> type[Refusal] | None:
+        """With what this family is refused, or None."""
+        return self._refusals.get(auth_session_id)
 
     def __len__(self) -> int:
-        return len(self._because)
+        return len(self._refusals)
 
 
 class Tokens:
@@ -141,18 +142,14 @@ class Tokens:
         """Whose token this is.
 
         Raises:
-            Unauthenticated: it is not one of ours, has expired, or its family was revoked.
-            MitraDeactivated: its family was revoked because the mitra was deactivated.
+            Unauthenticated: it is not one of ours, or has expired.
+            Refusal: its family was revoked; `Unauthenticated`, or `MitraDeactivated` when that was the reason.
         """
         claims = self._decode(token)
         self._check_time(claims)
-        match self.revocations.find(claims.sid):
-            case None:
-                pass
-            case RevokedBecause.DEACTIVATED:
-                raise MitraDeactivated
-            case _:
-                raise Unauthenticated
+        refusal = self.revocations.find(claims.sid)
+        if refusal is not None:
+            raise refusal
         return Identity(
             user_id=claims.sub,
             user_type=Party(claims.ut),

@@ -10,32 +10,17 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Final
 from uuid import uuid4
 
 from halo.clock import Clock, Moment
-from halo.errors import InvalidState, MitraDeactivated, TokenReused, Unauthenticated
+from halo.errors import InvalidState, MitraDeactivated, Refusal, TokenReused, Unauthenticated
 from halo.session import Party
 from halo.store.postgres import Postgres, Transaction
-from halo.store.queries import Query, load_queries
+from halo.store.queries import load_queries
+from halo.store.values import Value
 
-
-class _Queries(NamedTuple):
-    lock_user_id: Query
-    find_other_type: Query
-    save_customer: Query
-    save_mitra: Query
-    open: Query
-    rotate: Query
-    find_refused: Query
-    revoke: Query
-    revoke_user: Query
-    is_alive: Query
-    list_recently_revoked: Query
-    delete_ended: Query
-
-
-SQL: Final = load_queries(_Queries, "auth_sessions")
+SQL: Final = load_queries("auth_sessions")
 
 REVOKED_CHANNEL: Final = "halo_auth_revoked"
 """Each revocation is NOTIFYed here as `<auth_session_id> <because>`, so that every node closes its sockets within a second."""
@@ -46,12 +31,17 @@ REFRESH_TOKEN_BYTES: Final = 32
 
 
 class RevokedBecause(StrEnum):
-    """Why a family ended; decides with which code its sockets close."""
+    """Why a family ended."""
 
     SIGNED_OUT = "signed_out"
-    TOKEN_REUSED = "token_reused"
+    REUSED = "token_reused"
     DEACTIVATED = "deactivated"
     OPERATOR = "operator"
+
+    @property
+    def refusal(self) -> type[Refusal]:
+        """With what its access tokens are answered until they have expired (and its sockets closed: 4403 or 4401)."""
+        return MitraDeactivated if self is RevokedBecause.DEACTIVATED else Unauthenticated
 
 
 class RefreshTokenReused(TokenReused):
@@ -125,8 +115,13 @@ class AuthSessions:
             refresh_token=secrets.token_urlsafe(REFRESH_TOKEN_BYTES),
             expires_at=at + REFRESH_LIFETIME_MS,
         )
-        person = {"user_id": opened.user_id, "user_type": user_type.value, "display_name": display_name, "at": at}
-        family = {
+        person: dict[str, Value] = {
+            "user_id": opened.user_id,
+            "user_type": user_type.value,
+            "display_name": display_name,
+            "at": at,
+        }
+        family: dict[str, Value] = {
             "auth_session_id": opened.auth_session_id,
             "user_type": user_type.value,
             "user_id": opened.user_id,
@@ -137,17 +132,17 @@ class AuthSessions:
         }
 
         async def write(tx: Transaction) -> None:
-            await tx.fetch_one(SQL.lock_user_id, person)
-            if (other := await tx.fetch_one(SQL.find_other_type, person)) is not None:
+            await tx.fetch_one(SQL["lock_user_id"], person)
+            if (other := await tx.fetch_one(SQL["find_other_type"], person)) is not None:
                 raise InvalidState(f"This user_id belongs to a {other.user_type}.")
             match user_type:
                 case Party.CUSTOMER:
-                    await tx.execute(SQL.save_customer, person)
+                    await tx.execute(SQL["save_customer"], person)
                 case Party.MITRA:
-                    mitra = await tx.fetch_one(SQL.save_mitra, person | {"max_sessions": max_sessions})
+                    mitra = await tx.fetch_one(SQL["save_mitra"], person | {"max_sessions": max_sessions})
                     if mitra is None or not mitra.is_active:
                         raise MitraDeactivated
-            if await tx.fetch_one(SQL.open, family) is None:
+            if await tx.fetch_one(SQL["open"], family) is None:
                 raise InvalidState("This auth session is not this user's, or was revoked.")
 
         await self._db.transact(write, str(uuid4()))
@@ -164,10 +159,15 @@ class AuthSessions:
         at = self._clock.now()
         old_hash = _hash(refresh_token)
         successor = secrets.token_urlsafe(REFRESH_TOKEN_BYTES)
-        values = {"old_hash": old_hash, "new_hash": _hash(successor), "at": at, "expires_at": at + REFRESH_LIFETIME_MS}
+        values: dict[str, Value] = {
+            "old_hash": old_hash,
+            "new_hash": _hash(successor),
+            "at": at,
+            "expires_at": at + REFRESH_LIFETIME_MS,
+        }
 
         async def write(tx: Transaction) -> Opened | _Refused | None:
-            row = await tx.fetch_one(SQL.rotate, values)
+            row = await tx.fetch_one(SQL["rotate"], values)
             if row is not None:
                 return Opened(
                     auth_session_id=row.auth_session_id,
@@ -176,11 +176,11 @@ class AuthSessions:
                     refresh_token=successor,
                     expires_at=at + REFRESH_LIFETIME_MS,
                 )
-            refused = await tx.fetch_one(SQL.find_refused, values)
+            refused = await tx.fetch_one(SQL["find_refused"], values)
             if refused is None:
                 return None
             if refused.is_reused:  # kept, so told by a value: an exception would take the revocation back
-                await _revoke(tx, refused.auth_session_id, RevokedBecause.TOKEN_REUSED, at)
+                await _revoke(tx, refused.auth_session_id, RevokedBecause.REUSED, at)
             return _Refused(refused.auth_session_id, refused.is_deactivated, refused.is_reused)
 
         match await self._db.transact(write, str(uuid4())):
@@ -213,12 +213,12 @@ class AuthSessions:
 
     async def is_alive(self, auth_session_id: str) -> bool:
         """Neither revoked nor expired. Raises StoreUnavailable."""
-        alive = await self._db.fetch_one(SQL.is_alive, {"auth_session_id": auth_session_id, "at": self._clock.now()})
+        alive = await self._db.fetch_one(SQL["is_alive"], {"auth_session_id": auth_session_id, "at": self._clock.now()})
         return alive is not None
 
     async def list_recently_revoked(self, since: Moment) -> Sequence[Revoked]:
         """What a node that starts has missed: families revoked at `since` or later, the oldest first. Raises StoreUnavailable."""
-        rows = await self._db.fetch_all(SQL.list_recently_revoked, {"since": since})
+        rows = await self._db.fetch_all(SQL["list_recently_revoked"], {"since": since})
         return [
             Revoked(
                 auth_session_id=row.auth_session_id,
@@ -233,20 +233,20 @@ class AuthSessions:
         """Forget families that expired or were revoked before `before`, with their retired tokens: how many."""
 
         async def write(tx: Transaction) -> int:
-            return await tx.execute(SQL.delete_ended, {"before": before})
+            return await tx.execute(SQL["delete_ended"], {"before": before})
 
         return await self._db.transact(write, str(uuid4()))
 
 
 async def revoke_families(tx: Transaction, user_id: str, because: RevokedBecause, at: Moment) -> list[str]:
     """End every family of a user in the caller's transaction: the ids of those that lived until now."""
-    rows = await tx.fetch_all(SQL.revoke_user, {"user_id": user_id, "because": because.value, "at": at})
+    rows = await tx.fetch_all(SQL["revoke_user"], {"user_id": user_id, "because": because.value, "at": at})
     return [row.auth_session_id for row in rows]
 
 
 async def _revoke(tx: Transaction, auth_session_id: str, because: RevokedBecause, at: Moment) -> bool:
-    values = {"auth_session_id": auth_session_id, "because": because.value, "at": at}
-    return await tx.fetch_one(SQL.revoke, values) is not None
+    values: dict[str, Value] = {"auth_session_id": auth_session_id, "because": because.value, "at": at}
+    return await tx.fetch_one(SQL["revoke"], values) is not None
 
 
 def _hash(refresh_token: str) -> bytes:

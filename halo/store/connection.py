@@ -268,7 +268,7 @@ async def _readable_or_writable(socket: int) -> Ready:
 
 @lru_cache(maxsize=512)  # some hundred named queries; the bound is against ad-hoc columns
 def _row_maker(*columns: bytes) -> Callable[[Sequence[Any]], Any]:
-    row: Any = namedtuple("Row", [column.decode() for column in columns], rename=True)  # noqa: PYI024  # columns known at run time only
+    row: Any = namedtuple("Row", [column.decode() for column in columns], rename=True)  # type: ignore[misc]  # noqa: PYI024  # its columns are known at run time only
     make: Callable[[Sequence[Any]], Any] = row._make  # public, in spite of its name
     return make
 

@@ -51,27 +51,30 @@ class Dedicated:
 
         Raises TypeError if a parameter is no array of uuid, bigint, text or timestamptz.
         """
-        async with self._turn:
-            name, types = await self._bounded(lambda: self._connection.describe(query))
+        name, types = await self._bounded(lambda: self._connection.describe(query))
         return HotStatement(self, query, name, types)
 
     async def run_hot(self, name: bytes, parameters: Sequence[bytes]) -> int:
         """Run what `prepare_hot` prepared, with parameters in Postgres' binary form. Returns how many rows it touched."""
-        async with self._turn:
-            return await self._bounded(lambda: self._connection.run_binary(name, parameters))
+        return await self._bounded(lambda: self._connection.run_binary(name, parameters))
 
     async def _run(self, query: Query | str, values: Values) -> Result:
-        async with self._turn:
-            return await self._bounded(lambda: self._connection.run(query, values))
+        return await self._bounded(lambda: self._connection.run(query, values))
 
     async def _bounded(self, call: Callable[[], Awaitable[T]]) -> T:
         with trio.move_on_after(self._deadline_seconds):
+            try:
+                self._turn.acquire_nowait()  # `async with` would always go once around the event loop
+            except trio.WouldBlock:
+                await self._turn.acquire()
             try:
                 return await call()
             except psycopg.Error as error:
                 if is_away(error):
                     raise StoreUnavailable from error
                 raise
+            finally:
+                self._turn.release()
         raise StoreUnavailable
 
 

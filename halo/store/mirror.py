@@ -199,7 +199,7 @@ class Mirror:
         return answer if self._trusted_generation() == generation else None
 
     def _trusted_generation(self) -> int | None:
-        return self._seeded if self._seeded == self._valkey.generation and self._valkey.breaker == "closed" else None
+        return self._seeded if self._valkey.up and self._seeded == self._valkey.generation else None
 
     async def _fall_back(self, mitra_id: str) -> Presence:
         self.fallbacks += 1

@@ -25,13 +25,13 @@ NO_MITRA = "00000000-0000-0000-0000-000000000000"
 PAGE = 1_000
 """A page costs some 10 ms here and there: no longer stall of the event loop, no long statement."""
 
-SQL = load_queries("mirror")
+SQL = load_queries("mirror", "presences", "mitras_after")
 
 
 class Rows(Protocol):
     """The part of `halo.store.postgres.Postgres` that is needed here."""
 
-    async def fetch_all(self, query: Query, params: Mapping[str, Value] = ...) -> Sequence[Any]: ...
+    async def fetch_all(self, query: Query, values: Mapping[str, Value] = ...) -> Sequence[Any]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,6 @@ from halo.oversight import (
     Accounts,
     LedgerEntry,
     OperatedExtension,
-    OperatedMitra,
-    OperatedMitras,
     OperatedRefund,
     OperatedRefunds,
     OperatedSession,
@@ -41,7 +39,6 @@ class Queries(NamedTuple):
     count_searches: Query
     count_failures: Query
     sum_refunds_due: Query
-    list_mitras: Query
     list_sessions: Query
     find_session: Query
     list_timeline: Query
@@ -62,9 +59,9 @@ S = TypeVar("S", bound=msgspec.Struct)
 class Rows(Protocol):
     """The part of `halo.store.postgres.Postgres` that is needed here."""
 
-    async def fetch_all(self, query: Query, params: Mapping[str, Value] = ...) -> Sequence[Any]: ...
+    async def fetch_all(self, query: Query, values: Mapping[str, Value] = ...) -> Sequence[Any]: ...
 
-    async def fetch_one(self, query: Query, params: Mapping[str, Value] = ...) -> Any: ...
+    async def fetch_one(self, query: Query, values: Mapping[str, Value] = ...) -> Any: ...
 
 
 class Operators:
@@ -91,12 +88,6 @@ class Operators:
             refunds_due={row.currency: row.amount for row in await fetch_all(SQL.sum_refunds_due)},
             degraded=False,
         )
-
-    async def list_mitras(self, status: str | None, limit: int, cursor: str | None) -> OperatedMitras:
-        """One page, newest first; `status` is one of `halo.routes.MITRA_FILTERS`, `cursor` the last page's `next_cursor`."""
-        rows = await self._page(SQL.list_mitras, status, limit, cursor)
-        mitras = tuple(_struct(OperatedMitra, row) for row in rows)
-        return OperatedMitras(mitras=mitras, next_cursor=mitras[-1].mitra_id if len(rows) == limit else None)
 
     async def list_sessions(self, status: str | None, limit: int, cursor: str | None) -> OperatedSessions:
         """One page, newest first; `status` is one of `halo.routes.SESSION_FILTERS`."""
@@ -151,7 +142,7 @@ class Operators:
 
 
 MOMENTS = frozenset({
-    "at", "created_at", "started_at", "expires_at", "deadline_at", "ended_at", "last_heartbeat_at", "requested_at", "responded_at",
+    "at", "created_at", "started_at", "expires_at", "deadline_at", "ended_at", "requested_at", "responded_at",
     "delivered_at",
 })  # fmt: skip
 """Columns that are moments here and RFC 3339 on the wire; the loader gives both as plain numbers, so the name must tell."""

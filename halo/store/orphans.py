@@ -8,7 +8,6 @@ import os
 import signal
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import structlog
 import trio
@@ -16,9 +15,6 @@ import trio
 from halo.store.recipe import Recipe, ServerFailed, until
 
 _log = structlog.get_logger("halo.store.orphans")
-
-_EVICTION: Final = ((signal.SIGINT, 5.0), (signal.SIGQUIT, 2.0), (signal.SIGKILL, 2.0))
-"""For orphans, with the patience of each in seconds. SIGINT is Postgres's fast shutdown, and ends Valkey as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +32,7 @@ async def evict(recipe: Recipe) -> None:
     Adopting it would be quicker by a few hundred milliseconds, but its connections may still be at work for the dead halo: a
     COMMIT of the past must not land after the new halo has read the sessions.
     """
-    for word, patience_seconds in _EVICTION:
+    for word, patience_seconds in recipe.farewell:
         orphans = list_orphans(recipe)
         leaders = [orphan for orphan in orphans if orphan.leading]
         # Without its leader nothing can be shut down in order: recovery is due anyhow, and waiting would only delay it.

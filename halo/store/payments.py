@@ -7,37 +7,27 @@ caller's. Locks are taken session before payment before customer. Read next: `ha
 """
 
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
-from uuid import uuid4
+from typing import Any, Final
+from uuid import UUID, uuid4
 
 from halo.clock import Clock, Moment
 from halo.config import LiveConfig
-from halo.errors import DiscountUsed, InvalidState, NotFound, PaymentMismatch, SessionNotActive, StepOvertaken, ValidationFailed
+from halo.errors import (
+    DiscountUsed,
+    InvalidState,
+    NotFound,
+    PaymentMismatch,
+    SessionNotActive,
+    StepOvertaken,
+    ValidationFailed,
+)
 from halo.payment import Payment, PaymentStatus, price
 from halo.session import FailureCause
 from halo.store.postgres import Postgres, Transaction
-from halo.store.queries import Query, load_queries
+from halo.store.queries import load_queries
+from halo.store.values import Value
 
-
-class _Queries(NamedTuple):
-    find_payment: Query
-    lock_payment: Query
-    find_waiting_session: Query
-    lock_session: Query
-    check_discount: Query
-    insert_payment: Query
-    take_delivery: Query
-    lock_customer: Query
-    find_held_discount: Query
-    confirm_payment: Query
-    record_arrival: Query
-    refund_late_money: Query
-    fail_payment: Query
-    fail_unused_payments: Query
-    consume_payment: Query
-
-
-SQL: Final = load_queries(_Queries, "payments")
+SQL: Final = load_queries("payments")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,17 +94,19 @@ class Payments:
                 config, duration_minutes, is_extension=is_extension, is_first_session_discount=is_first_session_discount
             )
             if session_id is not None:
-                session = await tx.fetch_one(SQL.lock_session, {"session_id": session_id, "customer_id": customer_id})
+                session = await tx.fetch_one(
+                    SQL["lock_session"], {"session_id": session_id, "customer_id": customer_id}
+                )
                 if session is None:
                     raise NotFound("There is no such session.")
                 if session.status == "ended":
                     raise SessionNotActive("The session has ended; no time can be bought for it.")
             if is_first_session_discount:
-                discount = await tx.fetch_one(SQL.check_discount, {"customer_id": customer_id})
+                discount = await tx.fetch_one(SQL["check_discount"], {"customer_id": customer_id})
                 if discount is not None and discount.used:
                     raise DiscountUsed
             await tx.execute(
-                SQL.insert_payment,
+                SQL["insert_payment"],
                 {
                     "payment_request_id": payment_request_id,
                     "customer_id": customer_id,
@@ -135,12 +127,19 @@ class Payments:
         return payment
 
     async def find(self, payment_request_id: str) -> Payment | None:
-        """The payment with `in_use` as of now, whosever it is; or None."""
+        """The payment with `in_use` as of now, whosever it is; or None, also for what is no id at all."""
+        try:
+            UUID(payment_request_id)  # chat frames carry whatever the client took for an id
+        except ValueError:
+            return None
         return await _find(self._db, payment_request_id)
 
     async def load(self, payment_request_id: str) -> Payment:
         """The same. Raises NotFound, StoreUnavailable."""
-        return await _load(self._db, payment_request_id)
+        payment = await self.find(payment_request_id)
+        if payment is None:
+            raise NotFound("There is no such payment.")
+        return payment
 
     async def confirm(
         self, payment_request_id: str, *, provider_ref: str, amount: int, currency: str, webhook_id: str | None = None
@@ -155,7 +154,7 @@ class Payments:
             PaymentMismatch: another amount or currency than was asked for; nothing is kept, not even the webhook's id.
         """
         at = self._clock.now()
-        report = {"payment_request_id": payment_request_id, "provider_ref": provider_ref, "at": at}
+        report: dict[str, Value] = {"payment_request_id": payment_request_id, "provider_ref": provider_ref, "at": at}
 
         async def write(tx: Transaction) -> Settlement:
             if await _is_repeat(tx, webhook_id, payment_request_id, "payment.confirmed", at):
@@ -163,16 +162,17 @@ class Payments:
             row = await _lock(tx, payment_request_id)
             if (row.amount, row.currency) != (amount, currency):
                 raise PaymentMismatch(f"{row.amount} {row.currency} were asked for, {amount} {currency} were paid.")
+            changed = False
             match PaymentStatus(row.status):
-                case PaymentStatus.PENDING if row.is_first_session_discount and await _holds_discount(tx, row.customer_id):
-                    changed = await tx.execute(SQL.record_arrival, report) == 1
+                case PaymentStatus.PENDING if await _is_second_discount(tx, row):
+                    changed = await tx.execute(SQL["record_arrival"], report) == 1
                     await fail_payment(tx, payment_request_id, FailureCause.PAYMENT_FAILED.value, at)
                 case PaymentStatus.PENDING:
-                    changed = await tx.execute(SQL.confirm_payment, report) == 1
+                    changed = await tx.execute(SQL["confirm_payment"], report) == 1
                 case PaymentStatus.FAILED:
-                    changed = await tx.fetch_one(SQL.refund_late_money, report) is not None
+                    changed = await tx.fetch_one(SQL["refund_late_money"], report) is not None
                 case PaymentStatus.CONFIRMED | PaymentStatus.CONSUMED:
-                    changed = False
+                    pass  # the same news again
             return await _settlement(tx, payment_request_id, changed=changed)
 
         return await self._db.transact(write, str(uuid4()))
@@ -200,27 +200,41 @@ class Payments:
         return await self._db.transact(write, str(uuid4()))
 
 
-async def consume_payment(tx: Transaction, payment_request_id: str, session_id: str, ledger_type: str, at: Moment) -> Consumed:
+async def consume_payment(
+    tx: Transaction, payment_request_id: str, session_id: str, ledger_type: str, at: Moment
+) -> Consumed:
     """Spend a confirmed payment on a session and write its one ledger row (M1), in the caller's transaction.
 
     Raises:
         StepOvertaken: it is not confirmed any more, or was made for another session.
     """
-    values = {"payment_request_id": payment_request_id, "session_id": session_id, "type": ledger_type, "at": at}
-    row = await tx.fetch_one(SQL.consume_payment, values)
+    values: dict[str, Value] = {
+        "payment_request_id": payment_request_id,
+        "session_id": session_id,
+        "type": ledger_type,
+        "at": at,
+    }
+    row = await tx.fetch_one(SQL["consume_payment"], values)
     if row is None:
         raise StepOvertaken("payment")
     return Consumed(amount=row.amount, currency=row.currency, duration_minutes=row.duration_minutes)
 
 
-async def fail_payment(tx: Transaction, payment_request_id: str, cause: str, at: Moment, *, session_id: str | None = None) -> bool:
+async def fail_payment(
+    tx: Transaction, payment_request_id: str, cause: str, at: Moment, *, session_id: str | None = None
+) -> bool:
     """Fail a pending or confirmed payment in the caller's transaction; a refund of all of it is due if its money had come.
 
     Whether it did: False means that it was failed or consumed before, and keeps the cause that it had (M6). `session_id` is noted
     on the refund when the payment itself does not know its session.
     """
-    values = {"payment_request_id": payment_request_id, "cause": cause, "at": at, "session_id": session_id}
-    return await tx.fetch_one(SQL.fail_payment, values) is not None
+    values: dict[str, Value] = {
+        "payment_request_id": payment_request_id,
+        "cause": cause,
+        "at": at,
+        "session_id": session_id,
+    }
+    return await tx.fetch_one(SQL["fail_payment"], values) is not None
 
 
 async def fail_unused_payments(tx: Transaction, session_id: str, at: Moment) -> list[str]:
@@ -228,12 +242,12 @@ async def fail_unused_payments(tx: Transaction, session_id: str, at: Moment) -> 
 
     To be called after the session's own row was written `ended`: only then does `Payments.create` let no other in behind it.
     """
-    rows = await tx.fetch_all(SQL.fail_unused_payments, {"session_id": session_id, "at": at})
+    rows = await tx.fetch_all(SQL["fail_unused_payments"], {"session_id": session_id, "at": at})
     return [row.payment_request_id for row in rows]
 
 
 async def _find(source: Postgres | Transaction, payment_request_id: str) -> Payment | None:
-    row = await source.fetch_one(SQL.find_payment, {"payment_request_id": payment_request_id})
+    row = await source.fetch_one(SQL["find_payment"], {"payment_request_id": payment_request_id})
     if row is None:
         return None
     return Payment(
@@ -252,15 +266,15 @@ async def _find(source: Postgres | Transaction, payment_request_id: str) -> Paym
     )
 
 
-async def _load(source: Postgres | Transaction, payment_request_id: str) -> Payment:
-    payment = await _find(source, payment_request_id)
+async def _load(tx: Transaction, payment_request_id: str) -> Payment:
+    payment = await _find(tx, payment_request_id)
     if payment is None:
         raise NotFound("There is no such payment.")
     return payment
 
 
 async def _lock(tx: Transaction, payment_request_id: str) -> Any:
-    row = await tx.fetch_one(SQL.lock_payment, {"payment_request_id": payment_request_id})
+    row = await tx.fetch_one(SQL["lock_payment"], {"payment_request_id": payment_request_id})
     if row is None:
         raise NotFound("There is no such payment.")
     return row
@@ -270,16 +284,27 @@ async def _is_repeat(tx: Transaction, webhook_id: str | None, payment_request_id
     """Note the delivery; two of one id in the same moment wait for each other here."""
     if webhook_id is None:
         return False
-    delivery = {"webhook_id": webhook_id, "payment_request_id": payment_request_id, "type": event, "at": at}
-    return await tx.execute(SQL.take_delivery, delivery) == 0
+    delivery: dict[str, Value] = {
+        "webhook_id": webhook_id,
+        "payment_request_id": payment_request_id,
+        "type": event,
+        "at": at,
+    }
+    return await tx.execute(SQL["take_delivery"], delivery) == 0
 
 
-async def _holds_discount(tx: Transaction, customer_id: str) -> bool:
-    await tx.fetch_one(SQL.lock_customer, {"customer_id": customer_id})
-    return bool(await tx.fetch_all(SQL.find_held_discount, {"customer_id": customer_id}))
+async def _is_second_discount(tx: Transaction, payment: Any) -> bool:
+    """Whether confirming this one would break the index that allows a customer one discount."""
+    if not payment.is_first_session_discount:
+        return False
+    of_customer = {"customer_id": payment.customer_id}
+    await tx.fetch_one(SQL["lock_customer"], of_customer)
+    return bool(await tx.fetch_all(SQL["find_held_discount"], of_customer))
 
 
 async def _settlement(tx: Transaction, payment_request_id: str, *, changed: bool) -> Settlement:
-    waiting = await tx.fetch_one(SQL.find_waiting_session, {"payment_request_id": payment_request_id})
+    waiting = await tx.fetch_one(SQL["find_waiting_session"], {"payment_request_id": payment_request_id})
     payment = await _load(tx, payment_request_id)
-    return Settlement(payment=payment, changed=changed, waiting_session_id=None if waiting is None else waiting.session_id)
+    return Settlement(
+        payment=payment, changed=changed, waiting_session_id=None if waiting is None else waiting.session_id
+    )

@@ -100,6 +100,11 @@ class Valkey:
         await self._settle(batch)
         return [self._checked(reply) for reply in batch.replies[place : place + len(commands)]]
 
+    @property
+    def up(self) -> bool:
+        """Did the last round trip succeed? Ends with the first failure, before the breaker opens."""
+        return self._up.is_set()
+
     async def wait_up(self) -> None:
         """Return as soon as the server answers; at once while it does."""
         await self._up.wait()
@@ -135,7 +140,7 @@ class Valkey:
         # like asyncio.
         async with trio_asyncio.open_loop():
             try:
-                await self._look()
+                await self._round_trip(())
                 task_status.started()
                 while True:
                     await self._turn()
@@ -147,12 +152,12 @@ class Valkey:
     async def _turn(self) -> None:
         if self.breaker == "open":
             await trio.sleep(PROBE_SECONDS)
-            await self._look()
+            await self._round_trip(())
             return
         with trio.move_on_at(self._look_at):
             await self._work.wait()
         if trio.current_time() >= self._look_at:
-            await self._look()
+            await self._round_trip(())
         if self._queue:
             if len(self._queue) == 1:
                 await trio.sleep(LINGER_SECONDS)
@@ -168,12 +173,8 @@ class Valkey:
         else:
             batch.fill(replies)
 
-    async def _look(self) -> None:
-        """Ask the server who it is, connecting if need be: the open breaker's probe, the closed breaker's watch."""
-        await self._round_trip(())
-
     async def _round_trip(self, commands: Sequence[Command]) -> list[Reply] | str:
-        """The replies, or the sentence why there are none."""
+        """The replies, or the sentence why there are none. Without commands: the breaker's probe, the watch's look."""
         self.round_trips += 1
         failure = f"no answer from Valkey within {ROUND_TRIP_SECONDS} s"
         replies: list[Reply] | None = None
@@ -238,9 +239,7 @@ class Valkey:
 async def open_valkey(url: str, prefix: str = "") -> AsyncIterator[Valkey]:
     """Open Valkey for the time of the block. A server that is away is no error: it is looked for until it comes.
 
-    Args:
-        url: see `halo/store/valkey_link.py`
-        prefix: stands before every key; a hash tag such as `{halo}:` keeps them in one slot of a cluster
+    The prefix stands before every key; a hash tag such as `{halo}:` keeps them in one slot of a cluster.
 
     Raises:
         ValkeyUrlRefused

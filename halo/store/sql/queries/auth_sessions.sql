@@ -66,7 +66,7 @@ WITH revoked AS (
 SELECT auth_session_id, pg_notify('halo_auth_revoked', auth_session_id || ' ' || %(because)s::text)::text FROM revoked
 
 -- name: is_alive
-SELECT FROM auth_sessions WHERE auth_session_id = %(auth_session_id)s AND revoked_at IS NULL AND expires_at > at(%(at)s)
+SELECT auth_session_id FROM auth_sessions WHERE auth_session_id = %(auth_session_id)s AND revoked_at IS NULL AND expires_at > at(%(at)s)
 
 -- name: list_recently_revoked
 SELECT auth_session_id, user_id, revoked_at, revoked_because FROM auth_sessions

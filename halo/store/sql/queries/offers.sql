@@ -12,9 +12,6 @@ SELECT is_active, max_sessions FROM mitras WHERE mitra_id = %(mitra_id)s FOR NO 
 -- A statement of its own, after the lock: its snapshot sees the session of whoever held the lock before.
 SELECT count(*) AS living FROM chat_sessions WHERE mitra_id = %(mitra_id)s AND status <> 'ended'
 
--- name: lock_payment
-SELECT status FROM payment_requests WHERE payment_request_id = %(payment_request_id)s FOR NO KEY UPDATE
-
 -- name: win
 -- The one conditional statement: the offer was open and the search still searching, or nothing at all happens.
 WITH won AS (

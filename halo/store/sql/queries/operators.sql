@@ -26,20 +26,6 @@ SELECT cause, count(*) AS count FROM pairing_failures WHERE at > at(%(now)s) - i
 -- name: sum_refunds_due
 SELECT currency, sum(amount)::bigint AS amount FROM refunds WHERE status = 'due' GROUP BY currency ORDER BY currency
 
--- name: list_mitras
-SELECT mitra_id, display_name, is_active, is_online, max_sessions, last_heartbeat_at, created_at,
-       (SELECT count(*) FROM chat_sessions s WHERE s.mitra_id = m.mitra_id AND s.status <> 'ended') AS capacity
-FROM mitras m
-WHERE CASE %(status)s::text
-        WHEN 'online' THEN is_online AND is_active
-        WHEN 'offline' THEN is_active AND NOT is_online
-        WHEN 'deactivated' THEN NOT is_active
-        ELSE true END
-  AND (%(cursor)s::uuid IS NULL
-       OR (created_at, mitra_id) < (SELECT c.created_at, c.mitra_id FROM mitras c WHERE c.mitra_id = %(cursor)s::uuid))
-ORDER BY created_at DESC, mitra_id DESC
-LIMIT %(limit)s
-
 -- name: list_sessions
 SELECT session_id, status, end_reason, customer_id, mitra_id, topic_sensitivity, duration_minutes, paid_amount, currency, created_at,
        started_at, expires_at, deadline_at, ended_at, extensions_accepted, owner, epoch, version

@@ -1,13 +1,12 @@
 -- Pairings. Whoever moves one locks in this order: mitra, payment, pairing, offers. `halo/store/pairings.py` says why.
 
 -- name: lock_payment
--- In use: a search or a match has it, or a session was opened with it, which lives on in its row when it has ended.
-SELECT p.*,
-       EXISTS (SELECT FROM pairings s WHERE s.payment_request_id = p.payment_request_id AND s.status IN ('searching', 'matched'))
-       OR EXISTS (SELECT FROM chat_sessions c WHERE c.payment_request_id = p.payment_request_id) AS in_use
-FROM payment_requests p
-WHERE p.payment_request_id = %(payment_request_id)s
-FOR NO KEY UPDATE OF p
+SELECT * FROM payment_requests WHERE payment_request_id = %(payment_request_id)s FOR NO KEY UPDATE
+
+-- name: check_use
+-- A statement of its own, after the lock, so that it sees what the lock's last holder wrote. A session keeps its payment when it has ended.
+SELECT EXISTS (SELECT FROM pairings WHERE payment_request_id = %(payment_request_id)s AND status IN ('searching', 'matched'))
+    OR EXISTS (SELECT FROM chat_sessions WHERE payment_request_id = %(payment_request_id)s) AS in_use
 
 -- name: insert_pairing
 INSERT INTO pairings (pairing_id, customer_id, payment_request_id, topic_sensitivity, wave, deadline_at, owner, created_at)
@@ -87,7 +86,7 @@ moved AS (
     FROM orphans WHERE o.pairing_id = orphans.pairing_id AND o.status = 'open')
 UPDATE pairings s SET owner = %(owner)s, deadline_at = greatest(s.deadline_at, at(%(not_before)s))
 FROM orphans WHERE s.pairing_id = orphans.pairing_id
-RETURNING s.pairing_id, s.payment_request_id
+RETURNING s.pairing_id
 
 -- name: find_available
 -- Longest idle first. The heartbeat here is at most one mirror cycle old, so it gets the slack that the caller adds.

@@ -121,5 +121,5 @@ WITH consumed AS (
     RETURNING payment_request_id, customer_id, session_id, amount, currency, duration_minutes),
 charged AS (
     INSERT INTO customer_transactions (payment_request_id, customer_id, session_id, type, amount, currency, duration_minutes, at)
-    SELECT payment_request_id, customer_id, session_id, %(type)s, amount, currency, duration_minutes, at(%(at)s) FROM consumed)
+    SELECT payment_request_id, customer_id, session_id, %(type)s::text, amount, currency, duration_minutes, at(%(at)s) FROM consumed)
 SELECT amount, currency, duration_minutes FROM consumed

@@ -1,0 +1,137 @@
+"""Who is connected to this node: every app's socket, by user and by token family, kept alive and kept honest.
+
+One daemon serves all sockets: a ping every 20 s each, spread over the seconds; whoever has not sent a byte 10 s later is cut; a token
+that has expired closes its socket within a second. A task for each socket would cost more than the socket. Never waits for
+a socket, never looks at frames. Read next: `halo/net/connection.py`.
+"""
+
+import heapq
+from collections.abc import Iterator
+from itertools import count
+from typing import Final, NoReturn
+
+import trio
+
+from halo import protocol
+from halo.clock import Clock, Moment
+from halo.net.connection import CLOSE_COME_BACK, CLOSE_REPLACED, CLOSE_UNAUTHENTICATED, Connection
+
+PING_SECONDS: Final = 20
+"""Spec 4: shorter than the idle timeouts of mobile networks, longer than a radio's sleep."""
+PONG_SECONDS: Final = 10
+TICK_SECONDS: Final = 1.0
+
+
+class Connections:
+    """All open sockets.
+
+    Resource handling: a connection adds itself when it is open and removes itself when it is gone; nobody else does.
+    """
+
+    def __init__(self, clock: Clock, per_user_at_most: int) -> None:
+        self._clock = clock
+        self._per_user_at_most = per_user_at_most
+        self._by_user: dict[str, list[Connection]] = {}
+        self._by_auth_session: dict[str, set[Connection]] = {}
+        self._slots: list[set[Connection]] = [set() for _ in range(PING_SECONDS)]
+        self._slot_of: dict[Connection, int] = {}
+        self._next_slot = 0
+        self._expiries: list[tuple[Moment, int, Connection]] = []
+        self._order = count()
+        self.cut_as_dead = 0
+
+    def __len__(self) -> int:
+        return len(self._slot_of)
+
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(tuple(self._slot_of))
+
+    def add(self, connection: Connection) -> None:
+        """Let `connection` in; whom it replaces is closed with 4002: the same token on the same path, or the user's oldest."""
+        mine = self._by_user.setdefault(connection.identity.user_id, [])
+        for other in tuple(mine):
+            if other.identity.jti == connection.identity.jti and other.path == connection.path:
+                other.close(CLOSE_REPLACED)
+        open_now = [other for other in mine if not other.is_closing]
+        if self._per_user_at_most and len(open_now) >= self._per_user_at_most:
+            open_now[0].close(CLOSE_REPLACED)
+        mine.append(connection)
+        self._by_auth_session.setdefault(connection.identity.auth_session_id, set()).add(connection)
+        self._slots[self._next_slot].add(connection)
+        self._slot_of[connection] = self._next_slot
+        self._next_slot = (self._next_slot + 1) % PING_SECONDS
+        self.watch_expiry(connection)
+
+    def remove(self, connection: Connection) -> None:
+        self._slots[self._slot_of.pop(connection)].discard(connection)
+        mine = self._by_user[connection.identity.user_id]
+        mine.remove(connection)
+        if not mine:
+            del self._by_user[connection.identity.user_id]
+        family = self._by_auth_session[connection.identity.auth_session_id]
+        family.discard(connection)
+        if not family:
+            del self._by_auth_session[connection.identity.auth_session_id]
+
+    def watch_expiry(self, connection: Connection) -> None:
+        """Close `connection` when its token ends; called again when it brings a newer one."""
+        heapq.heappush(self._expiries, (connection.identity.expires_at, next(self._order), connection))
+
+    def sockets_of(self, user_id: str) -> tuple[Connection, ...]:
+        return tuple(self._by_user.get(user_id, ()))
+
+    def is_connected(self, user_id: str) -> bool:
+        """Whether a socket of this user has answered within the keepalive (spec 2: never mere membership of a session)."""
+        age_ms = self.answered_age_ms(user_id)
+        return age_ms is not None and age_ms <= (PING_SECONDS + PONG_SECONDS) * 1000
+
+    def answered_age_ms(self, user_id: str) -> int | None:
+        """How long ago the user's liveliest socket last sent a byte; None without a socket."""
+        last = max((socket.last_received for socket in self.sockets_of(user_id) if not socket.is_closing), default=None)
+        return None if last is None else round((trio.current_time() - last) * 1000)
+
+    def tell(self, user_id: str, frame: protocol.Frame) -> None:
+        """`frame` to every lobby socket of this user on this node; nobody there is no fault."""
+        listeners = [socket for socket in self.sockets_of(user_id) if socket.is_lobby]
+        if listeners:
+            encoded = protocol.encode(frame)
+            for socket in listeners:
+                socket.send(encoded)
+
+    async def close_auth_session(self, auth_session_id: str, code: int) -> None:
+        """Close every socket of a token family: it was revoked (4401) or its user deactivated (4403)."""
+        for connection in tuple(self._by_auth_session.get(auth_session_id, ())):
+            connection.close(code)
+        await trio.lowlevel.checkpoint()
+
+    async def close_user(self, user_id: str, code: int) -> None:
+        for connection in self.sockets_of(user_id):
+            connection.close(code)
+        await trio.lowlevel.checkpoint()
+
+    def send_all_away(self, after_ms: int, spread_ms: int, reason: str) -> None:
+        """Ask everybody to come back, spread over `spread_ms` so that they do not come back all at once (drain)."""
+        everybody = tuple(self)
+        for position, connection in enumerate(everybody):
+            delay = after_ms + spread_ms * position // len(everybody)
+            connection.send(protocol.encode(protocol.Reconnect(after_ms=delay, reason=reason)))
+            connection.close(CLOSE_COME_BACK)
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
+        """Ping, cut the dead, close the expired; once a second, a twentieth of the sockets each."""
+        task_status.started()
+        started = trio.current_time()
+        for tick in count():
+            await trio.sleep_until(started + tick * TICK_SECONDS)
+            for connection in self._slots[(tick - PONG_SECONDS) % PING_SECONDS]:
+                if connection.is_dead():
+                    self.cut_as_dead += 1
+                    connection.cut()
+            for connection in self._slots[tick % PING_SECONDS]:
+                connection.ping()
+            now = self._clock.now()
+            while self._expiries and self._expiries[0][0] <= now:
+                _, _, connection = heapq.heappop(self._expiries)
+                if connection in self._slot_of and connection.identity.expires_at <= now:
+                    connection.close(CLOSE_UNAUTHENTICATED)
+        raise AssertionError("time does not end")

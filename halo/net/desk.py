@@ -1,0 +1,246 @@
+"""The desk behind the HTTP servers: all that a call may ask for, each as narrow as its callers need it.
+
+`halo/server.py` lays the real stores and actors on it, tests lay fakes. A port declares what is called here and nothing more. It
+must never hold state of its own. Read next: `halo/net/api.py`, `halo/net/operators.py`.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from prometheus_client import CollectorRegistry
+
+from halo.availability import Reachability
+from halo.clock import Clock, Moment
+from halo.config import LiveConfig
+from halo.events import EndedBy
+from halo.net.tokens import Tokens
+from halo.oversight import OperatedRefunds, OperatedSessions, Overview, PairingFailures, SessionRecord
+from halo.pairing import PairingView
+from halo.payment import Payment
+from halo.protocol import Offer, Topic
+from halo.session import Extension, FailureCause, Party, Session
+from halo.settings import Settings
+from halo.store.auth_sessions import Opened, RevokedBecause
+from halo.store.mitras import Deactivation, MitraPresence, MitraStatus
+from halo.store.payments import Settlement
+
+
+class SessionView(Protocol):
+    """A session as it stands, with the last `seq` of its messages."""
+
+    @property
+    def session(self) -> Session: ...
+
+    @property
+    def last_seq(self) -> int: ...
+
+
+class AuthSessions(Protocol):
+    """Families of refresh tokens."""
+
+    async def open(
+        self,
+        user_type: Party,
+        user_id: str | None = None,
+        *,
+        display_name: str | None = None,
+        push_token: str | None = None,
+        auth_session_id: str | None = None,
+    ) -> Opened: ...
+
+    async def rotate(self, refresh_token: str) -> Opened: ...
+
+    async def revoke(self, auth_session_id: str, because: RevokedBecause) -> bool: ...
+
+
+class Payments(Protocol):
+    """Payment requests, and what the provider reports of them."""
+
+    async def create(
+        self,
+        customer_id: str,
+        *,
+        duration_minutes: int,
+        is_extension: bool = False,
+        is_first_session_discount: bool = False,
+        session_id: str | None = None,
+        config: LiveConfig,
+        payment_request_id: str | None = None,
+    ) -> Payment: ...
+
+    async def load(self, payment_request_id: str) -> Payment: ...
+
+    async def confirm(
+        self, payment_request_id: str, *, provider_ref: str, amount: int, currency: str, webhook_id: str | None = None
+    ) -> Settlement: ...
+
+    async def fail(
+        self, payment_request_id: str, cause: FailureCause = ..., webhook_id: str | None = None
+    ) -> Settlement: ...
+
+
+class Mitras(Protocol):
+    """The rows of mitras."""
+
+    async def go_online(self, mitra_id: str, at: Moment) -> MitraStatus: ...
+
+    async def go_offline(self, mitra_id: str, at: Moment) -> MitraStatus: ...
+
+    async def load_status(self, mitra_id: str) -> MitraStatus: ...
+
+    async def list(
+        self, presence: MitraPresence | None = None, *, limit: int = ..., after: str | None = None
+    ) -> Sequence[MitraStatus]: ...
+
+    async def deactivate(self, mitra_id: str, operator: str) -> Deactivation: ...
+
+    async def activate(self, mitra_id: str, operator: str) -> MitraStatus: ...
+
+
+class Mirror(Protocol):
+    """Who is there, as Valkey knows it; told after Postgres has committed."""
+
+    @property
+    def trusted(self) -> bool: ...
+
+    async def went_online(self, mitra_id: str, at: Moment) -> None: ...
+
+    async def went_offline(self, mitra_id: str) -> None: ...
+
+    async def deactivated(self, mitra_id: str) -> None: ...
+
+    async def activated(self, mitra_id: str) -> None: ...
+
+    async def heartbeat(self, mitra_id: str, at: Moment) -> None: ...
+
+    async def reachability(self, mitra_id: str) -> Reachability: ...
+
+
+class Configuration(Protocol):
+    """The live configuration: the reading in force on this node, and the one way to change it."""
+
+    def current(self) -> LiveConfig: ...
+
+    async def change(self, changes: Mapping[str, object], operator: str) -> LiveConfig:
+        """All keys or none, audited, and in force on this node when it returns."""
+        ...
+
+
+class Pairings(Protocol):
+    """Searches for a mitra, and the offers that they make."""
+
+    async def start(
+        self, customer_id: str, payment_request_id: str, topic_sensitivity: Topic, pairing_id: str | None = None
+    ) -> PairingView: ...
+
+    async def view(self, pairing_id: str, customer_id: str) -> PairingView: ...
+
+    async def cancel(self, pairing_id: str, customer_id: str) -> PairingView: ...
+
+    async def list_offers(self, mitra_id: str) -> Sequence[Offer]: ...
+
+    async def accept(self, offer_id: str, mitra_id: str) -> tuple[str, str]: ...
+
+    async def decline(self, offer_id: str, mitra_id: str) -> None: ...
+
+
+class Sessions(Protocol):
+    """The door to every living session; `halo.actors.registry.Registry`."""
+
+    async def view(self, session_id: str, *, user_id: str | None) -> SessionView: ...
+
+    async def living_of(self, user_id: str) -> Sequence[SessionView]: ...
+
+    async def request_extension(
+        self,
+        session_id: str,
+        *,
+        customer_id: str,
+        duration_minutes: int | None,
+        price: int | None,
+        payment_request_id: str | None,
+    ) -> Extension: ...
+
+    async def respond_extension(self, session_id: str, extension_id: str, *, mitra_id: str, accepted: bool) -> Extension: ...
+
+    async def cancel_extension(self, session_id: str, extension_id: str, *, customer_id: str) -> Extension: ...
+
+    async def end(self, session_id: str, by: EndedBy, *, user_id: str | None) -> SessionView: ...
+
+    async def payment_settled(self, session_id: str) -> None: ...
+
+
+class MessageRow(Protocol):
+    """One message as it was stored."""
+
+    @property
+    def seq(self) -> int: ...
+
+    @property
+    def sender(self) -> Any: ...
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def body(self) -> str: ...
+
+    @property
+    def at(self) -> Moment: ...
+
+
+class Messages(Protocol):
+    """What was said, in order."""
+
+    async def list_messages(self, session_id: str, after_seq: int, limit: int) -> Sequence[MessageRow]: ...
+
+
+class Connections(Protocol):
+    """Who has a socket on this node."""
+
+    async def close_auth_session(self, auth_session_id: str, code: int) -> None: ...
+
+    async def close_user(self, user_id: str, code: int) -> None: ...
+
+
+class OperatorRows(Protocol):
+    """The operators' view of Postgres; `halo.store.operators.Operators`."""
+
+    async def load_overview(self, now: Moment, stale_after_ms: int) -> Overview: ...
+
+    async def list_sessions(self, status: str | None, limit: int, cursor: str | None) -> OperatedSessions: ...
+
+    async def load_session(self, session_id: str) -> SessionRecord: ...
+
+    async def list_failures(self, limit: int, cursor: int | None) -> PairingFailures: ...
+
+    async def list_refunds(self, status: str | None, limit: int, cursor: str | None) -> OperatedRefunds: ...
+
+    async def record(self, operator: str, action: str, subject: str, details: Mapping[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Desk:
+    """Everything that the two HTTP applications need, and nothing that they could keep to themselves."""
+
+    settings: Settings
+    clock: Clock
+    tokens: Tokens
+    auth_sessions: AuthSessions
+    payments: Payments
+    mitras: Mitras
+    mirror: Mirror
+    configuration: Configuration
+    pairings: Pairings
+    sessions: Sessions
+    messages: Messages
+    connections: Connections
+    count_available: Callable[[], Awaitable[int]]
+    """Mitras who could be offered a session now."""
+    operators: OperatorRows
+    metrics: CollectorRegistry
+    store_answers: Callable[[], Awaitable[bool]]
+    """Whether Postgres answers, within a second or so."""
+    starting: Callable[[], bool]
+    draining: Callable[[], bool]

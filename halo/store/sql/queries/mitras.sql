@@ -1,0 +1,68 @@
+-- Mitras. Their row is locked before anything of theirs (families, offers), and always in the order of ids.
+
+-- name: go_online
+-- Who is online already keeps the place in the queue of the longest idle.
+UPDATE mitras SET
+    idle_since = CASE WHEN is_online THEN idle_since ELSE greatest(idle_since, at(%(at)s)) END,
+    is_online = true,
+    last_heartbeat_at = greatest(last_heartbeat_at, at(%(at)s))
+WHERE mitra_id = %(mitra_id)s AND is_active
+
+-- name: go_offline
+UPDATE mitras SET is_online = false WHERE mitra_id = %(mitra_id)s
+
+-- name: find_status
+SELECT m.mitra_id, m.display_name, m.is_online, m.is_active, m.last_heartbeat_at, m.max_sessions, m.created_at,
+       (SELECT count(*) FROM chat_sessions s WHERE s.mitra_id = m.mitra_id AND s.status <> 'ended') AS capacity
+FROM mitras m WHERE m.mitra_id = %(mitra_id)s
+
+-- name: record_heartbeats
+-- Joined with those who exist (a stray key in the mirror makes nobody a mitra), locked in the order of ids (nodes that run this at
+-- once do not deadlock), and written only where the moment moves forward (a second run touches no row).
+INSERT INTO mitras (mitra_id, last_heartbeat_at)
+SELECT m.mitra_id, max(at(beat.ms))
+FROM unnest(%(mitra_ids)s::uuid[], %(moments)s::bigint[]) AS beat (mitra_id, ms) JOIN mitras m ON m.mitra_id = beat.mitra_id
+GROUP BY m.mitra_id ORDER BY m.mitra_id
+ON CONFLICT (mitra_id) DO UPDATE SET last_heartbeat_at = greatest(mitras.last_heartbeat_at, EXCLUDED.last_heartbeat_at)
+WHERE mitras.last_heartbeat_at IS NULL OR mitras.last_heartbeat_at < EXCLUDED.last_heartbeat_at
+
+-- name: set_active
+UPDATE mitras SET is_active = %(is_active)s, is_online = is_online AND %(is_active)s
+WHERE mitra_id = %(mitra_id)s RETURNING mitra_id
+
+-- name: rescind_offers
+WITH open AS (
+    SELECT offer_id FROM offers WHERE mitra_id = %(mitra_id)s AND status = 'open' ORDER BY offer_id FOR NO KEY UPDATE),
+rescinded AS (
+    UPDATE offers o SET status = 'cancelled', resolved_at = at(%(at)s)
+    FROM open WHERE o.offer_id = open.offer_id AND o.status = 'open'
+    RETURNING o.offer_id, o.pairing_id),
+quiet AS (
+    UPDATE outbox SET status = 'cancelled'
+    WHERE status = 'due' AND collapse_key IN (SELECT 'offer:' || offer_id FROM rescinded))
+SELECT offer_id, pairing_id FROM rescinded
+
+-- name: list_living_sessions
+SELECT session_id FROM chat_sessions WHERE mitra_id = %(mitra_id)s AND status <> 'ended' ORDER BY created_at
+
+-- name: audit
+INSERT INTO operator_actions (operator, action, subject, details, at)
+VALUES (%(operator)s, %(action)s, %(mitra_id)s::text, '{}', at(%(at)s))
+
+-- name: list_mitras
+SELECT m.mitra_id, m.display_name, m.is_online, m.is_active, m.last_heartbeat_at, m.max_sessions, m.created_at,
+       (SELECT count(*) FROM chat_sessions s WHERE s.mitra_id = m.mitra_id AND s.status <> 'ended') AS capacity
+FROM mitras m
+WHERE m.mitra_id > %(after)s
+  AND CASE %(presence)s::text WHEN 'online' THEN m.is_active AND m.is_online
+                              WHEN 'offline' THEN m.is_active AND NOT m.is_online
+                              WHEN 'deactivated' THEN NOT m.is_active
+                              ELSE true END
+ORDER BY m.mitra_id LIMIT %(limit)s
+
+-- name: count_mitras
+SELECT count(*) AS total,
+       count(*) FILTER (WHERE is_active AND is_online) AS online,
+       count(*) FILTER (WHERE is_active AND NOT is_online) AS offline,
+       count(*) FILTER (WHERE NOT is_active) AS deactivated
+FROM mitras

@@ -1,0 +1,105 @@
+"""What holds for every test: real stores on demand, no unclaimed ERROR in the logs, no task left over, the same dice every time.
+
+An ERROR is a person's night: a test in which one is logged fails unless it asked for `claims_errors` and so says that it means to
+cause it. Hypothesis plays the same histories each time, so that what is red here is red everywhere;
+`HYPOTHESIS_PROFILE=explore` throws the dice anew, for as long as one likes to wait.
+"""
+
+import inspect
+import logging
+import os
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any
+
+import hypothesis
+import pytest
+import trio
+from trio.abc import Clock, Instrument
+from trio.lowlevel import Task
+
+from halo.log import configure_logging
+
+pytest_plugins = ["tests.stores"]
+pytest.register_assert_rewrite("tests.pure.story", "tests.pure.books")
+
+hypothesis.settings.register_profile("steady", derandomize=True, database=None, deadline=None, print_blob=True)
+hypothesis.settings.register_profile("explore", max_examples=5_000, deadline=None, print_blob=True)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
+
+
+class ErrorRecorder(logging.Handler):
+    """Keeps what is logged as ERROR or worse, from wherever it comes."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _structlog_through_logging() -> None:
+    """structlog left alone prints past logging, where nobody would see its errors."""
+    configure_logging("debug", "console")
+
+
+@pytest.fixture(autouse=True)
+def _error_recorder(request: pytest.FixtureRequest) -> Iterator[ErrorRecorder]:
+    """Fails the test for any ERROR that it did not claim."""
+    recorder = ErrorRecorder()
+    root = logging.getLogger()
+    root.addHandler(recorder)
+    try:
+        yield recorder
+    finally:
+        root.removeHandler(recorder)
+    if recorder.records and "claims_errors" not in request.fixturenames:
+        said = "\n".join(f"{record.name}: {record.getMessage()}" for record in recorder.records)
+        pytest.fail(f"logged as ERROR, and not claimed:\n{said}", pytrace=False)
+
+
+@pytest.fixture
+def claims_errors(_error_recorder: ErrorRecorder) -> list[logging.LogRecord]:
+    """This test means to cause errors: what was logged so far, for it to look at."""
+    return _error_recorder.records
+
+
+class SystemTasks(Instrument):
+    """Notes which tasks outlive the test: only system tasks can, since a nursery waits for its children."""
+
+    def __init__(self) -> None:
+        self._alive: list[Task] = []
+        self.left_over: list[str] = []
+
+    def task_spawned(self, task: Task) -> None:
+        if task.parent_nursery is not None and task.parent_nursery.parent_task.parent_nursery is not None:
+            return  # somebody's nursery looks after it
+        self._alive.append(task)
+
+    def task_exited(self, task: Task) -> None:
+        if task not in self._alive:
+            return
+        self._alive.remove(task)
+        if task is trio.lowlevel.current_root_task():
+            return
+        beside = [other for other in self._alive if other.parent_nursery is task.parent_nursery]
+        if task.name.endswith("_bootstrap_fixtures_and_run_test"):
+            self.left_over = [other.name for other in beside]
+
+
+def run_watched(
+    test: Callable[[], Awaitable[Any]], clock: Clock | None = None, instruments: Sequence[Instrument] = ()
+) -> Any:
+    """`trio.run` that fails when the test leaves a task behind."""
+    watch = SystemTasks()
+    outcome = trio.run(test, clock=clock, instruments=[*instruments, watch])
+    assert not watch.left_over, f"tasks left over: {watch.left_over}"
+    return outcome
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Every Trio test runs watched."""
+    for item in items:
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(inspect.unwrap(item.obj)):
+            item.add_marker(pytest.mark.trio(run=run_watched), append=False)

@@ -1,0 +1,82 @@
+"""A Postgres of a test's own, which may be killed, stopped and started again; the shared one may not."""
+
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import trio
+
+from halo.store.directory import DataDirectory, open_data_directory
+from halo.store.embedded import _package, open_embedded_postgres
+from halo.store.recipes import PostgresRecipe
+
+
+class Postmaster:
+    """The server process of one data directory."""
+
+    def __init__(self, directory: DataDirectory, url: str) -> None:
+        self.url = url
+        self._recipe = PostgresRecipe(directory, _package("embedded_postgres") / "pginstall" / "bin", durable=False)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Returns when it takes connections."""
+        self._recipe.clear()
+        account = self._recipe.directory.account
+        self._process = subprocess.Popen(
+            self._recipe.command(),
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            **account.identity,
+        )
+        deadline = time.monotonic() + 20
+        while not self._recipe._says_ready():
+            if self._process.poll() is not None:  # the last one's children still hold the shared memory
+                self.start()
+                return
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def send(self, number: signal.Signals) -> None:
+        """To the postmaster alone."""
+        assert self._process is not None
+        self._process.send_signal(number)
+        if number is signal.SIGKILL:
+            self._process.wait()
+
+    def send_all(self, number: signal.Signals) -> None:
+        """To the postmaster and each of its children, as a hung machine would do it."""
+        assert self._process is not None
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        self._process.send_signal(number)
+        for child in children:
+            subprocess.run(["kill", f"-{number.name.removeprefix('SIG')}", child], check=False)
+
+    def stop(self) -> None:
+        """Only what still runs."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+            self._process.wait(20)
+
+
+@contextmanager
+def run_postmaster(home: Path) -> Iterator[Postmaster]:
+    """Made, started, and stopped on leaving; `home` must be short, for it holds sockets."""
+    with open_data_directory(home) as directory:
+
+        async def make() -> str:
+            async with open_embedded_postgres(directory, durable=False) as url:
+                return url
+
+        postmaster = Postmaster(directory, trio.run(make))
+        postmaster.start()
+        try:
+            yield postmaster
+        finally:
+            postmaster.stop()
