@@ -16,6 +16,8 @@ from halo.resources import Amount, Currency, PaymentState
 
 
 class Overview(msgspec.Struct, frozen=True, kw_only=True):
+    """Counts of everything that lives."""
+
     server_time: Timestamp
     sessions: Annotated[Mapping[str, int], Meta(description="by status; of the ended, those of the last 24 hours")]
     mitras_total: int
@@ -29,6 +31,8 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OperatedMitra(msgspec.Struct, frozen=True, kw_only=True):
+    """A mitra as operators see her."""
+
     mitra_id: Uuid
     display_name: str
     is_active: bool
@@ -40,6 +44,8 @@ class OperatedMitra(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OperatedMitras(msgspec.Struct, frozen=True, kw_only=True):
+    """One page of mitras."""
+
     mitras: tuple[OperatedMitra, ...]
     next_cursor: str | None
 
@@ -55,6 +61,8 @@ ConfigChange: type[msgspec.Struct] = msgspec.defstruct(
 
 
 class Deactivated(msgspec.Struct, frozen=True, kw_only=True):
+    """A mitra after she was shut out or let in again, and what that ended."""
+
     mitra_id: Uuid
     is_active: bool
     ended_sessions: tuple[Uuid, ...] = ()
@@ -62,6 +70,8 @@ class Deactivated(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OperatedSession(msgspec.Struct, frozen=True, kw_only=True):
+    """A session as operators see it."""
+
     session_id: Uuid
     status: str
     end_reason: str | None
@@ -83,6 +93,8 @@ class OperatedSession(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OperatedSessions(msgspec.Struct, frozen=True, kw_only=True):
+    """One page of sessions."""
+
     sessions: tuple[OperatedSession, ...]
     next_cursor: str | None
 
@@ -98,6 +110,8 @@ class Accounts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TimelineEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of a session: where it led, why, and on what evidence."""
+
     version: int
     epoch: int
     at: Timestamp
@@ -109,6 +123,8 @@ class TimelineEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OperatedExtension(ExtensionState, frozen=True, kw_only=True):
+    """An extension with the policy that was copied onto it, and who decided."""
+
     currency: Currency
     default_action_on_timeout: str
     responded_at: Timestamp | None
@@ -116,6 +132,8 @@ class OperatedExtension(ExtensionState, frozen=True, kw_only=True):
 
 
 class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One charge."""
+
     transaction_id: Uuid
     payment_request_id: Uuid
     type: Literal["session", "extension"]
@@ -126,6 +144,8 @@ class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OperatedRefund(msgspec.Struct, frozen=True, kw_only=True):
+    """Money that is owed or was given back."""
+
     refund_id: Uuid
     payment_request_id: Uuid
     session_id: Uuid | None
@@ -141,6 +161,8 @@ class OperatedRefund(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OperatedRefunds(msgspec.Struct, frozen=True, kw_only=True):
+    """One page of refunds."""
+
     refunds: tuple[OperatedRefund, ...]
     next_cursor: str | None
 
@@ -159,6 +181,8 @@ class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PairingFailure(msgspec.Struct, frozen=True, kw_only=True):
+    """Why one search or extension came to nothing."""
+
     failure_id: int
     cause: str
     pairing_id: Uuid | None
@@ -171,10 +195,14 @@ class PairingFailure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PairingFailures(msgspec.Struct, frozen=True, kw_only=True):
+    """One page of them."""
+
     pairing_failures: tuple[PairingFailure, ...]
     next_cursor: str | None
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Whether this process can serve."""
+
     status: Literal["ok", "starting", "draining", "unavailable"]
     degraded: bool | None = None

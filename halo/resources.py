@@ -53,6 +53,8 @@ class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class OpenAuthSession(Body, frozen=True, kw_only=True):
+    """Who signs in; without a `user_id` a new user."""
+
     user_type: UserType
     user_id: UUID | None = None
     display_name: Annotated[str, Meta(max_length=200)] | None = None
@@ -60,10 +62,14 @@ class OpenAuthSession(Body, frozen=True, kw_only=True):
 
 
 class RefreshTokens(Body, frozen=True, kw_only=True):
+    """The refresh token that is traded for the next one."""
+
     refresh_token: Annotated[str, Meta(min_length=1, max_length=4096)]
 
 
 class RequestPayment(Body, frozen=True, kw_only=True):
+    """Minutes to buy; the server prices them."""
+
     duration_minutes: Minutes
     is_extension: bool = False
     is_first_session_discount: bool = False
@@ -81,6 +87,8 @@ class PaymentWebhook(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StartPairing(Body, frozen=True, kw_only=True):
+    """The payment, pending or confirmed, that a session is looked for with."""
+
     payment_request_id: UUID
     topic_sensitivity: Topic = "regular"
 
@@ -94,6 +102,8 @@ class AskExtension(Body, frozen=True, kw_only=True):
 
 
 class AnswerExtension(Body, frozen=True, kw_only=True):
+    """The mitra's yes or no."""
+
     accepted: bool
 
 
@@ -101,6 +111,8 @@ class AnswerExtension(Body, frozen=True, kw_only=True):
 
 
 class FieldProblem(msgspec.Struct, frozen=True, kw_only=True):
+    """What is wrong with one field."""
+
     field: str
     message: str
 
@@ -120,6 +132,8 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TokenPair(msgspec.Struct, frozen=True, kw_only=True):
+    """An access token with the refresh token that counts from now on."""
+
     user_id: Uuid
     access_token: str
     refresh_token: str
@@ -127,6 +141,8 @@ class TokenPair(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MitraStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A mitra's own availability."""
+
     is_online: bool
     is_reachable: bool
     capacity: Annotated[int, Meta(description="sessions that hold a slot now")]
@@ -135,11 +151,15 @@ class MitraStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BeaconState(msgspec.Struct, frozen=True, kw_only=True):
+    """How many mitras could be asked now."""
+
     available_mitras: int
     as_of: Timestamp
 
 
 class PaymentState(msgspec.Struct, frozen=True, kw_only=True):
+    """A payment request as its customer sees it."""
+
     id: Uuid
     status: PaymentStatusName
     amount: Amount
@@ -153,6 +173,8 @@ class PaymentState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PairingState(msgspec.Struct, frozen=True, kw_only=True):
+    """A search as its customer sees it; `cause` once it has come to nothing."""
+
     pairing_id: Uuid
     status: Literal["searching", "matched", "failed", "cancelled"]
     session_id: Uuid | None
@@ -160,6 +182,8 @@ class PairingState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OpenOffer(msgspec.Struct, frozen=True, kw_only=True):
+    """A session that a mitra is asked to take."""
+
     offer_id: Uuid
     pairing_id: Uuid
     topic_sensitivity: Topic
@@ -170,6 +194,8 @@ class OpenOffer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OpenOffers(msgspec.Struct, frozen=True, kw_only=True):
+    """All of those that stand open."""
+
     offers: tuple[OpenOffer, ...]
 
 
@@ -181,11 +207,15 @@ class OfferAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OwnSessions(msgspec.Struct, frozen=True, kw_only=True):
+    """The caller's living sessions."""
+
     sessions: tuple[SessionState, ...]
     server_time: Timestamp
 
 
 class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A session as it is now, with the question that is pending in it."""
+
     session: SessionState
     pending_extension: ExtensionState | None
     last_seq: int

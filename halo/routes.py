@@ -27,10 +27,9 @@ class Who(StrEnum):
     OPERATOR = "an operator, by the admin key"
 
 
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """One parameter of the query string; `values` or a range of whole numbers, else text."""
+    """One parameter of the query string: one of `values`, a whole number in `range` (both ends included), or a UUID."""
 
     name: str
     about: str
@@ -70,6 +69,7 @@ _AFTER_SEQ = Query(name="after_seq", about="only messages with a greater seq", r
 _MESSAGES = Query(name="limit", about="messages in one answer", range=(1, MESSAGES_PER_PAGE_MAX), default=100)
 _ROWS = Query(name="limit", about="rows in one answer", range=(1, ROWS_PER_PAGE_MAX), default=50)
 _CURSOR = Query(name="cursor", about="`next_cursor` of the answer before")
+_FAILURE_CURSOR = Query(name="cursor", about="`next_cursor` of the answer before", range=(1, 2**53))
 SESSION_FILTERS = ("living", "pending_payment", "active", "extending", "closing", "rerouting", "ended")
 MITRA_FILTERS = ("online", "offline", "deactivated")
 REFUND_FILTERS = ("due", "delivered", "dead")
@@ -160,7 +160,7 @@ OPERATOR_ROUTES: tuple[Route, ...] = (
     Route("POST", _SESSION + "/transfer", "transfer_session", Who.OPERATOR, "Look for another mitra",
           answer=SessionState, refusals=(no.NotFound, no.SessionNotActive, no.InvalidState)),
     Route("GET", "/api/pairing-failures", "pairing_failures", Who.OPERATOR, "Why searches and extensions came to nothing",
-          answer=ops.PairingFailures, query=(_ROWS, _CURSOR)),
+          answer=ops.PairingFailures, query=(_ROWS, _FAILURE_CURSOR)),
     Route("GET", "/api/refunds", "refunds", Who.OPERATOR, "Money owed and given back",
           answer=ops.OperatedRefunds, query=(Query(name="status", about="only these", values=REFUND_FILTERS), _ROWS,
           _CURSOR)),

@@ -6,7 +6,7 @@ nothing; `ended` accepts no event at all. The rules of the clock stand here, tho
 end a session in `halo/endings.py`. Read next: these two, then `halo/actors/session.py` (the task that calls `step` and commits).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -170,8 +170,15 @@ def step(session: Session, event: Event) -> Step:
         at=event.at,
         event=EVENT_NAMES[type(event)],
         cause=decision.cause,
-        evidence=decision.evidence,
+        evidence={**decision.evidence, **_deadline_of(session, event)},
     )
+
+
+def _deadline_of(session: Session, event: Event) -> Mapping[str, str]:
+    """What T2 is proved by afterwards: no deadline is acted upon before its time."""
+    if not isinstance(event, DeadlineReached) or session.deadline_at is None:
+        return {}
+    return {"deadline_at": rfc3339(session.deadline_at)}
 
 
 def _illegal(session: Session, event: Event) -> Refusal:

@@ -24,7 +24,12 @@ _PLACE: Final = re.compile(r"\{(\w+)\}")
 _PROBLEM: Final = "application/problem+json"
 
 _SCHEMES: Final[Mapping[str, Document]] = {
-    "accessToken": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "of a customer or a mitra"},
+    "accessToken": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": "of a customer or a mitra",
+    },
     "serverKey": {"type": "apiKey", "in": "header", "name": "X-Halo-Key", "description": "of the app's backend"},
     "webhookSignature": {
         "type": "apiKey",
@@ -116,7 +121,8 @@ def _components(types: Iterable[Any]) -> tuple[dict[Any, Document], Document]:
     """Where each type's schema stands, and all schemas by name."""
     unique = tuple(dict.fromkeys(types))
     refs, components = msgspec.json.schema_components(unique, ref_template=_REF)
-    return dict(zip(unique, refs, strict=True)), components
+    plain: Document = msgspec.json.decode(msgspec.json.encode(components))  # defaults come as Python values: tuples, enums
+    return dict(zip(unique, refs, strict=True)), plain
 
 
 def _operation(route: Route, refs: Mapping[Any, Document]) -> Document:
@@ -154,9 +160,9 @@ def _path_parameters(route: Route) -> list[Document]:
 
 
 def _query_parameter(query: Query) -> Document:
-    schema: Document = {"type": "string"}
+    schema: Document = {"type": "string", "format": "uuid"}
     if query.values:
-        schema["enum"] = list(query.values)
+        schema = {"type": "string", "enum": list(query.values)}
     if query.range is not None:
         schema = {"type": "integer", "minimum": query.range[0], "maximum": query.range[1]}
     if query.default is not None:

@@ -19,7 +19,7 @@ from trio.lowlevel import Task
 
 from halo.log import configure_logging
 
-pytest_plugins = ["tests.stores"]
+pytest_plugins = ["tests.stores", "pytester"]
 pytest.register_assert_rewrite("tests.pure.story", "tests.pure.books")
 
 hypothesis.settings.register_profile("steady", derandomize=True, database=None, deadline=None, print_blob=True)
@@ -65,27 +65,29 @@ def claims_errors(_error_recorder: ErrorRecorder) -> list[logging.LogRecord]:
     return _error_recorder.records
 
 
+TRIOS_OWN = "<TrioToken.run_sync_soon task>"
+"""The one task that Trio itself keeps beside the test."""
+
+
 class SystemTasks(Instrument):
     """Notes which tasks outlive the test: only system tasks can, since a nursery waits for its children."""
 
     def __init__(self) -> None:
-        self._alive: list[Task] = []
+        self._beside_main: list[Task] = []
+        """The children of Trio's root task: first the test itself, then system tasks."""
         self.left_over: list[str] = []
 
     def task_spawned(self, task: Task) -> None:
-        if task.parent_nursery is not None and task.parent_nursery.parent_task.parent_nursery is not None:
-            return  # somebody's nursery looks after it
-        self._alive.append(task)
+        if task.parent_nursery is not None and task.parent_nursery.parent_task.parent_nursery is None:
+            self._beside_main.append(task)
 
     def task_exited(self, task: Task) -> None:
-        if task not in self._alive:
+        if task not in self._beside_main:
             return
-        self._alive.remove(task)
-        if task is trio.lowlevel.current_root_task():
-            return
-        beside = [other for other in self._alive if other.parent_nursery is task.parent_nursery]
-        if task.name.endswith("_bootstrap_fixtures_and_run_test"):
-            self.left_over = [other.name for other in beside]
+        if task is self._beside_main[0]:
+            self.left_over = [other.name for other in self._beside_main[1:] if other.name != TRIOS_OWN]
+        else:
+            self._beside_main.remove(task)
 
 
 def run_watched(

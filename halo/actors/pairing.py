@@ -104,7 +104,9 @@ class PairingDesk:
 
         What has run out meanwhile waits `reconnect_grace_seconds`. Raises StoreUnavailable.
         """
-        pairing_ids = await self._ports.orphans.take_up(self._clock.now() + self._config().reconnect_grace_seconds * 1000)
+        pairing_ids = await self._ports.orphans.take_up(
+            self._clock.now() + self._config().reconnect_grace_seconds * 1000
+        )
         for pairing_id in pairing_ids:
             self._nudge(pairing_id)
         return len(pairing_ids)
@@ -112,7 +114,11 @@ class PairingDesk:
     # ---- customers
 
     async def start(
-        self, customer_id: str, payment_request_id: str, topic_sensitivity: protocol.Topic = "regular", pairing_id: str | None = None
+        self,
+        customer_id: str,
+        payment_request_id: str,
+        topic_sensitivity: protocol.Topic = "regular",
+        pairing_id: str | None = None,
     ) -> PairingView:
         """A new search; with the `pairing_id` of one that exists, that one as it is by now.
 
@@ -179,28 +185,31 @@ class PairingDesk:
             MitraDeactivated, CapacityExceeded
             StoreUnavailable: whether the session was opened will show when the store is back.
         """
-        opening = Opening(session_id=str(uuid4()), at=self._clock.now(), minute_ms=self._ports.minute_ms, config=self._config())
-        asked: set[str] = set()
+        session_id, asked = str(uuid4()), set[str]()
 
         def open_(search: Search) -> Step:
+            # The clock starts now, under the locks, and not before the wait for them: that would be the customer's time.
+            opening = Opening(
+                session_id=session_id, at=self._clock.now(), minute_ms=self._ports.minute_ms, config=self._config()
+            )
             decided = open_match(search, mitra_id, opening)
-            self._searcher(search.pairing_id).unopened[opening.session_id] = decided
+            self._searcher(search.pairing_id).unopened[session_id] = decided
             asked.add(search.pairing_id)
             return decided
 
         with trio.CancelScope(shield=True):
             try:
-                answered = await self._ports.answers.accept(offer_id, mitra_id, open_, opening.at)
+                answered = await self._ports.answers.accept(offer_id, mitra_id, open_, self._clock.now())
             except StoreUnavailable:
                 for pairing_id in asked:
                     self._nudge(pairing_id)  # if it was committed all the same, its search opens the session
                 raise
             except Refusal:
                 for pairing_id in asked:
-                    self._searcher(pairing_id).unopened.pop(opening.session_id, None)
+                    self._searcher(pairing_id).unopened.pop(session_id, None)
                 raise
             searcher = self._searcher(answered.pairing_id)
-            await searcher.open_session(opening.session_id)
+            await searcher.open_session(session_id)
             searcher.wake()
         if answered.opened is None:
             raise OfferResolved("The customer's payment has failed.")

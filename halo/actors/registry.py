@@ -18,7 +18,7 @@ from halo.actors.session import CLOSE_COME_BACK, SessionActor
 from halo.actors.supervisor import RestartBudget, supervise
 from halo.clock import Moment
 from halo.effects import Step
-from halo.errors import Draining, ExtensionResolved, NotFound, OwnershipLost, SessionNotActive, StoreUnavailable
+from halo.errors import ActorFault, Draining, ExtensionResolved, NotFound, OwnershipLost, SessionNotActive, StoreUnavailable
 from halo.events import EndedBy
 from halo.session import Extension, SessionStatus
 
@@ -105,22 +105,35 @@ class Registry:
 
     async def _keep(self, actor: SessionActor) -> None:
         session_id = actor.session.session_id
+        lost = False
 
         async def run() -> None:
+            nonlocal lost
             try:
-                await actor.run()
+                if not lost:
+                    await actor.run()
             except* OwnershipLost:
+                lost = True
+            if lost:
                 log.warning("session_ownership_lost", session_id=session_id)
                 actor.audience.send(protocol.Reconnect(after_ms=0, reason="moved"))
                 actor.audience.close(CLOSE_COME_BACK)
 
+        async def recover(fault: Exception) -> None:
+            nonlocal lost
+            try:
+                await actor.recover(fault)
+            except OwnershipLost:
+                lost = True
+
+        def parked() -> None:
+            actor.retire(ActorFault)
+
         try:
-            await supervise(
-                run, name=f"session {session_id}", recover=actor.recover, parked=actor.park, budget=self._budget, session_id=session_id
-            )
+            await supervise(run, name="session", recover=recover, parked=parked, budget=self._budget, session_id=session_id)
         finally:
-            if not actor.parked:
-                actor.refuse_waiting(Draining if actor.session.status is not SessionStatus.ENDED else SessionNotActive)
+            if not actor.is_parked:
+                actor.retire(SessionNotActive if actor.session.status is SessionStatus.ENDED else Draining)
                 if self._actors.get(session_id) is actor:
                     del self._actors[session_id]
                 if not self._actors:
@@ -137,7 +150,7 @@ class Registry:
         for actor in self:
             actor.mailbox.put(Stop(), urgent=True)
         self._all_gone = trio.Event()
-        if any(not actor.parked for actor in self):
+        if any(not actor.is_parked for actor in self):
             await self._all_gone.wait()
 
     # ---- the door
@@ -188,7 +201,7 @@ class Registry:
     async def payment_settled(self, session_id: str) -> None:
         """The payment of a session that may be on hold was confirmed or has failed."""
         actor = self._actors.get(session_id)
-        if actor is not None and not actor.parked:
+        if actor is not None and actor.retired is None:
             actor.mailbox.put(SettlePayment(), urgent=True)
 
     async def _ask(self, session_id: str, user_id: str | None, command: Command, answer: Answer[T]) -> T:

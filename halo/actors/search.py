@@ -90,6 +90,7 @@ class Searcher:
         self._woken = trio.Event()
         self._known: dict[str, Offer] = {}
         self._progress = 0
+        self._matched = False
         self._not_before: Moment = 0
 
     def wake(self) -> None:
@@ -102,7 +103,9 @@ class Searcher:
     async def run(self) -> None:
         """Until the search is resolved and everybody knows."""
         while True:
-            self._woken = trio.Event()  # before the rows are read, or a change during the reading would be slept through
+            self._woken = (
+                trio.Event()
+            )  # before the rows are read, or a change during the reading would be slept through
             try:
                 search = await self._ports.rows.load(self.pairing_id)
                 self.payment_request_id = search.payment_request_id
@@ -122,11 +125,12 @@ class Searcher:
                 await trio.sleep(STORE_RETRY_SECONDS)
 
     async def open_session(self, session_id: str) -> None:
-        """Start the actor of a committed session, once, and tell both lobbies if the clock runs."""
+        """Start the actor of a committed session, once, and tell both lobbies: first that it is, then, if the clock runs, since when."""
         decided = self.unopened.pop(session_id, None)
         if decided is None:
             return
         await self._ports.sessions.opened(decided)
+        self._tell_matched(decided.session.customer_id, session_id)
         for effect in decided.effects:
             if isinstance(effect, Send) and isinstance(effect.frame, protocol.SessionStarted):
                 self._ports.lobby.tell(decided.session.mitra_id, effect.frame)
@@ -149,11 +153,17 @@ class Searcher:
             progress = protocol.PairingProgress(pairing_id=search.pairing_id, wave=search.wave, offered=offered)
             self._ports.lobby.tell(search.customer_id, progress)
         if search.session_id is not None:
-            matched = protocol.PairingMatched(pairing_id=search.pairing_id, session_id=search.session_id)
-            self._ports.lobby.tell(search.customer_id, matched)
+            self._tell_matched(search.customer_id, search.session_id)
         elif search.cause is not None:
             failed = protocol.PairingFailed(pairing_id=search.pairing_id, cause=search.cause)
             self._ports.lobby.tell(search.customer_id, failed)
+
+    def _tell_matched(self, customer_id: str, session_id: str) -> None:
+        if not self._matched:
+            self._matched = True
+            self._ports.lobby.tell(
+                customer_id, protocol.PairingMatched(pairing_id=self.pairing_id, session_id=session_id)
+            )
 
     async def _move(self, search: Search) -> None:
         now = self._ports.clock.now()

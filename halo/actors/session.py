@@ -73,14 +73,15 @@ class SessionActor:
     """
 
     __slots__ = ("_alarm", "_alarm_at", "_in_hand", "_last_timer_at", "_ports", "_retry_at", "_uncertain", "_unspoken", "audience",
-                 "conversation", "mailbox", "parked", "session")  # fmt: skip
+                 "conversation", "mailbox", "retired", "session")  # fmt: skip
 
     def __init__(self, session: Session, last_seq: int, ports: Ports) -> None:
         self.session = session
         self.audience = Audience()
         self.conversation = Conversation(session.session_id, last_seq, self.audience, ports)
         self.mailbox: Mailbox[Item] = Mailbox()
-        self.parked = False
+        self.retired: type[Refusal] | None = None
+        """Why nothing is taken any more: it has ended, was stopped, or is parked."""
         self._ports = ports
         self._alarm: trio.CancelScope | None = None
         self._alarm_at = inf
@@ -107,13 +108,15 @@ class SessionActor:
         """Put `item` into the mailbox.
 
         Raises:
-            Busy, ActorFault: it was not taken.
+            Busy, SessionNotActive, Draining, ActorFault: it was not taken.
         """
-        if self.parked:
-            raise ActorFault
-        if self.session.status is SessionStatus.ENDED:
-            raise SessionNotActive("The session has ended.")
+        if self.retired is not None:
+            raise self.retired
         self.mailbox.put(item)
+
+    @property
+    def is_parked(self) -> bool:
+        return self.retired is ActorFault
 
     # ---- the task
 
@@ -141,7 +144,6 @@ class SessionActor:
             else:
                 await self._take(item)
                 del self._in_hand[0]
-        self.refuse_waiting(SessionNotActive)
 
     async def _store_messages(self) -> None:
         """Everything said up to the next command goes into one journal entry."""
@@ -181,16 +183,15 @@ class SessionActor:
         for item in items:
             _refuse(item, refusal())
 
-    def refuse_waiting(self, refusal: Callable[[], Refusal]) -> None:
-        """Nobody waits for ever for an actor that works no more."""
+    def retire(self, refusal: type[Refusal]) -> None:
+        """Nothing is taken any more, and nobody waits for ever: who waits, and who comes later, is told `refusal`.
+
+        With `ActorFault` it is parked: its sockets stay, and an operator has to look.
+        """
+        self.retired = refusal
         self._refuse_in_hand(refusal)
         for item in self.mailbox.drain():
             _refuse(item, refusal())
-
-    def park(self) -> None:
-        """Past its restart budget: the sockets stay, everything is refused, an operator has to look."""
-        self.parked = True
-        self.refuse_waiting(ActorFault)
 
     # ---- commands
 

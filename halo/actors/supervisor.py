@@ -7,6 +7,7 @@ cancellation and the end of the process through. Read next: `halo/actors/registr
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import NoReturn
 
 import structlog
 import trio
@@ -28,7 +29,7 @@ class RestartBudget:
 
 
 async def supervise(
-    run: Callable[[], Awaitable[None]],
+    run: Callable[[], Awaitable[object]],
     *,
     name: str,
     recover: Callable[[Exception], Awaitable[None]],
@@ -62,3 +63,24 @@ async def supervise(
             return
         log.error("actor_crashed", actor=name, crashes=len(crashes), exc_info=fault, **context)
         await trio.sleep(budget.wait_seconds(len(crashes)))
+
+
+class DaemonEnded(Exception):
+    """A daemon returned or spent its restart budget: the server cannot do its work without it."""
+
+
+async def keep(run: Callable[[], Awaitable[object]], name: str, budget: RestartBudget) -> NoReturn:
+    """Run a daemon for ever: a crash restarts it, the end of its budget or a return ends the server.
+
+    Raises:
+        DaemonEnded
+    """
+
+    async def recover(fault: Exception) -> None:
+        del fault  # a daemon holds nothing between its turns
+
+    def parked() -> None:
+        raise DaemonEnded(f"{name} has crashed {budget.restarts + 1} times within {budget.period_seconds:.0f} s")
+
+    await supervise(run, name=name, recover=recover, parked=parked, budget=budget)
+    raise DaemonEnded(f"{name} has returned")

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeAlias, get_type_hints
 from uuid import UUID
 
 import msgspec
+from werkzeug.datastructures import Headers
 
 from halo.errors import NotFound, ValidationFailed
 from halo.resources import BodyMalformed, MediaTypeRefused
@@ -31,7 +32,7 @@ _NUL_ESCAPE: Final = b"\\u0000"
 """JSON text can carry U+0000 only as this escape."""
 
 
-def check_media_type(headers: Mapping[str, str]) -> None:
+def check_media_type(headers: Headers) -> None:
     """The body claims to be plain JSON in UTF-8.
 
     Raises:
@@ -42,7 +43,7 @@ def check_media_type(headers: Mapping[str, str]) -> None:
         raise MediaTypeRefused
 
 
-def decode_body(kind: type[Any], raw: bytes) -> Any:
+def decode_body(kind: Any, raw: bytes) -> Any:
     """The body as a `kind`, a msgspec struct.
 
     Raises:
@@ -56,7 +57,7 @@ def decode_body(kind: type[Any], raw: bytes) -> Any:
     if _NUL_ESCAPE in raw:  # Postgres text has no U+0000
         named = [name for name in kind.__struct_fields__ if "\0" in str(getattr(body, name))]
         if named:
-            raise _invalid({name: "The character U+0000 is not accepted" for name in named})
+            raise _invalid(dict.fromkeys(named, "The character U+0000 is not accepted"))
     return body
 
 
@@ -116,12 +117,12 @@ def _wrong_with(query: Query, text: str) -> str | None:
         lowest, highest = query.range
         good = _WHOLE.fullmatch(text) is not None and lowest <= int(text) <= highest
         return None if good else f"Expected a whole number from {lowest} to {highest}"
-    if query.values and text not in query.values:
-        return f"Expected one of {', '.join(query.values)}"
-    return None
+    if query.values:
+        return None if text in query.values else f"Expected one of {', '.join(query.values)}"
+    return None if _UUID.fullmatch(text) else "Expected a UUID"
 
 
-def _explain(kind: type[Any], raw: bytes, error: Exception) -> BodyMalformed | ValidationFailed:
+def _explain(kind: Any, raw: bytes, error: Exception) -> BodyMalformed | ValidationFailed:
     try:
         found = decode_object(raw)
     except (BodyMalformed, ValidationFailed) as refusal:
@@ -144,22 +145,19 @@ def _explain(kind: type[Any], raw: bytes, error: Exception) -> BodyMalformed | V
 
 def _invalid(wrong: Mapping[str, str]) -> ValidationFailed:
     errors: Iterable[tuple[str, str]] = list(wrong.items())[:ERRORS_MAX]
-    return ValidationFailed(errors=[{"field": name[:NAME_CHARACTERS_MAX], "message": sentence} for name, sentence in errors])
+    return ValidationFailed(
+        errors=[{"field": name[:NAME_CHARACTERS_MAX], "message": sentence} for name, sentence in errors]
+    )
 
 
 @lru_cache(maxsize=64)  # one for each kind of body, of which there are a dozen
-def _decoder(kind: type[Any]) -> msgspec.json.Decoder[Any]:
+def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(kind, strict=True)
 
 
 @lru_cache(maxsize=64)
-def _hints(kind: type[Any]) -> dict[str, Any]:
+def _hints(kind: Any) -> dict[str, Any]:
     return get_type_hints(kind, include_extras=True)
-
-
-def is_uuid(text: str) -> bool:
-    """Whether the text is a UUID in its usual form."""
-    return _UUID.fullmatch(text) is not None
 
 
 def uuid_or_none(value: UUID | None) -> str | None:

@@ -98,16 +98,14 @@ class Connections:
             for socket in listeners:
                 socket.send(encoded)
 
-    async def close_auth_session(self, auth_session_id: str, code: int) -> None:
+    def close_auth_session(self, auth_session_id: str, code: int) -> None:
         """Close every socket of a token family: it was revoked (4401) or its user deactivated (4403)."""
         for connection in tuple(self._by_auth_session.get(auth_session_id, ())):
             connection.close(code)
-        await trio.lowlevel.checkpoint()
 
-    async def close_user(self, user_id: str, code: int) -> None:
+    def close_user(self, user_id: str, code: int) -> None:
         for connection in self.sockets_of(user_id):
             connection.close(code)
-        await trio.lowlevel.checkpoint()
 
     def send_all_away(self, after_ms: int, spread_ms: int, reason: str) -> None:
         """Ask everybody to come back, spread over `spread_ms` so that they do not come back all at once (drain)."""

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry
 
+from halo.actors.commands import View
+from halo.actors.ports import MessageRow
 from halo.availability import Reachability
 from halo.clock import Clock, Moment
 from halo.config import LiveConfig
@@ -19,21 +21,12 @@ from halo.oversight import OperatedRefunds, OperatedSessions, Overview, PairingF
 from halo.pairing import PairingView
 from halo.payment import Payment
 from halo.protocol import Offer, Topic
-from halo.session import Extension, FailureCause, Party, Session
+from halo.session import Extension, FailureCause, Party
 from halo.settings import Settings
 from halo.store.auth_sessions import Opened, RevokedBecause
+from halo.store.idempotency import Fresh, Repeated
 from halo.store.mitras import Deactivation, MitraPresence, MitraStatus
 from halo.store.payments import Settlement
-
-
-class SessionView(Protocol):
-    """A session as it stands, with the last `seq` of its messages."""
-
-    @property
-    def session(self) -> Session: ...
-
-    @property
-    def last_seq(self) -> int: ...
 
 
 class AuthSessions(Protocol):
@@ -117,14 +110,20 @@ class Mirror(Protocol):
     async def reachability(self, mitra_id: str) -> Reachability: ...
 
 
-class Configuration(Protocol):
-    """The live configuration: the reading in force on this node, and the one way to change it."""
+class LiveConfigs(Protocol):
+    """The rows of the live configuration; a change is audited there, and every node is told."""
 
-    def current(self) -> LiveConfig: ...
+    async def change(self, changes: Mapping[str, object], changed_by: str) -> LiveConfig: ...
 
-    async def change(self, changes: Mapping[str, object], operator: str) -> LiveConfig:
-        """All keys or none, audited, and in force on this node when it returns."""
-        ...
+
+class IdempotencyKeys(Protocol):
+    """Requests that were done before, and their answers."""
+
+    async def begin(self, user_id: str, route: str, key: str, body_hash: bytes) -> Fresh | Repeated: ...
+
+    async def finish(self, fresh: Fresh, status: int, answer: bytes) -> bool: ...
+
+    async def abandon(self, fresh: Fresh) -> bool: ...
 
 
 class Pairings(Protocol):
@@ -148,9 +147,9 @@ class Pairings(Protocol):
 class Sessions(Protocol):
     """The door to every living session; `halo.actors.registry.Registry`."""
 
-    async def view(self, session_id: str, *, user_id: str | None) -> SessionView: ...
+    async def view(self, session_id: str, *, user_id: str | None) -> View: ...
 
-    async def living_of(self, user_id: str) -> Sequence[SessionView]: ...
+    async def living_of(self, user_id: str) -> Sequence[View]: ...
 
     async def request_extension(
         self,
@@ -162,32 +161,15 @@ class Sessions(Protocol):
         payment_request_id: str | None,
     ) -> Extension: ...
 
-    async def respond_extension(self, session_id: str, extension_id: str, *, mitra_id: str, accepted: bool) -> Extension: ...
+    async def respond_extension(
+        self, session_id: str, extension_id: str, *, mitra_id: str, accepted: bool
+    ) -> Extension: ...
 
     async def cancel_extension(self, session_id: str, extension_id: str, *, customer_id: str) -> Extension: ...
 
-    async def end(self, session_id: str, by: EndedBy, *, user_id: str | None) -> SessionView: ...
+    async def end(self, session_id: str, by: EndedBy, *, user_id: str | None) -> View: ...
 
     async def payment_settled(self, session_id: str) -> None: ...
-
-
-class MessageRow(Protocol):
-    """One message as it was stored."""
-
-    @property
-    def seq(self) -> int: ...
-
-    @property
-    def sender(self) -> Any: ...
-
-    @property
-    def id(self) -> str: ...
-
-    @property
-    def body(self) -> str: ...
-
-    @property
-    def at(self) -> Moment: ...
 
 
 class Messages(Protocol):
@@ -199,9 +181,9 @@ class Messages(Protocol):
 class Connections(Protocol):
     """Who has a socket on this node."""
 
-    async def close_auth_session(self, auth_session_id: str, code: int) -> None: ...
+    def close_auth_session(self, auth_session_id: str, code: int) -> None: ...
 
-    async def close_user(self, user_id: str, code: int) -> None: ...
+    def close_user(self, user_id: str, code: int) -> None: ...
 
 
 class OperatorRows(Protocol):
@@ -231,7 +213,11 @@ class Desk:
     payments: Payments
     mitras: Mitras
     mirror: Mirror
-    configuration: Configuration
+    live_config: LiveConfigs
+    current_config: Callable[[], LiveConfig]
+    config_changed: Callable[[LiveConfig], None]
+    """Puts a change in force on this node before its operator has the answer; the others hear of it from Postgres."""
+    idempotency: IdempotencyKeys
     pairings: Pairings
     sessions: Sessions
     messages: Messages

@@ -7,10 +7,10 @@ Read next: `halo/net/tokens.py`, `halo/net/call.py`.
 """
 
 import hmac
-from collections.abc import Mapping
 from typing import Final
 
 from standardwebhooks import Webhook, WebhookVerificationError
+from werkzeug.datastructures import Headers
 
 from halo.clock import Clock
 from halo.errors import Forbidden, RateLimited, Refusal, TokenReused, Unauthenticated
@@ -42,7 +42,7 @@ class Door:
         self._creates = Buckets(Rate(tokens=per_minute, per_ms=60_000, burst=per_minute), clock)
         self._failures = Buckets(FAILURES, clock)
 
-    def admit(self, route: Route, headers: Mapping[str, str], raw: bytes, address: str) -> Identity | None:
+    def admit(self, route: Route, headers: Headers, raw: bytes, address: str) -> Identity | None:
         """Who makes this call; None where that is nobody in particular.
 
         Raises:
@@ -79,13 +79,16 @@ class Door:
         if route.creates and (wait := self._creates.take(identity.user_id)):
             raise RateLimited(retry_after_ms=wait)
 
-    def _verify(self, headers: Mapping[str, str], raw: bytes) -> None:
+    def _verify(self, headers: Headers, raw: bytes) -> None:
         signed = {name: headers.get(name, "") for name in ("webhook-id", "webhook-timestamp", "webhook-signature")}
         if len(signed["webhook-id"]) > WEBHOOK_ID_CHARACTERS_MAX:
             raise Unauthenticated("The webhook's signature does not hold.")
         try:
             self._webhook.verify(raw, signed, json_parse=False)
-        except (WebhookVerificationError, ValueError):  # ValueError: bytes or headers that the library cannot take apart
+        except (
+            WebhookVerificationError,
+            ValueError,
+        ):  # ValueError: bytes or headers that the library cannot take apart
             raise Unauthenticated("The webhook's signature does not hold.") from None
 
 
@@ -93,7 +96,7 @@ FAILED_AUTHENTICATION: Final = (Unauthenticated, TokenReused)
 """What costs an address one of its `FAILURES`."""
 
 
-def _bearer(headers: Mapping[str, str]) -> str:
+def _bearer(headers: Headers) -> str:
     scheme, _, token = headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise Unauthenticated

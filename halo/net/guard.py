@@ -13,6 +13,7 @@ import socket
 import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Final, NoReturn
 
 import h11
@@ -21,8 +22,8 @@ import trio
 from wsproto.utilities import ProtocolError
 
 from halo.net.admission import Admission, Gate, NotAdmitted
-from halo.net.refusal import refusal_response
 from halo.net.flusher import Flusher
+from halo.net.refusal import refusal_response
 from halo.net.stream import SocketStream
 
 PEER_GONE: Final = (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError)
@@ -55,6 +56,16 @@ Conversation = Callable[[SocketStream, Admission], Awaitable[None]]
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger("halo.net")
 
 
+@dataclass(frozen=True, slots=True)
+class Door:
+    """What stands at one listener: who is admitted, who sends for its connections, and how they ended when they ended badly."""
+
+    gate: Gate
+    flusher: Flusher
+    faults: Counter[str] = field(default_factory=Counter)
+    """How many connections ended by which type of exception."""
+
+
 class PublicBindRefused(Exception):
     """This listener may only be bound to the machine itself."""
 
@@ -78,7 +89,7 @@ async def guarded(stream: SocketStream, conversation: Callable[[], Awaitable[Non
             _report(fault, stream.peer, faults)
         if passing is not None:
             raise passing from None
-    except Exception as fault:
+    except Exception as fault:  # noqa: BLE001  # a supervisor: whatever it is, it ends here
         _report(fault, stream.peer, faults)
     finally:
         await trio.aclose_forcefully(stream)
@@ -96,12 +107,14 @@ async def open_listener(bind: str, *, loopback_only: bool = True) -> socket.sock
         raise BindMalformed(f"{bind!r}: {host!r} is not an address of this machine") from error
     family, _, _, _, address = found[0]
     if loopback_only and not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback:
-        raise PublicBindRefused(f"{bind!r} is open to others, and this listener may only be bound to the machine itself")
+        raise PublicBindRefused(
+            f"{bind!r} is open to others, and this listener may only be bound to the machine itself"
+        )
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)  # those accepted from it inherit this
-        sock.setblocking(False)
+        sock.settimeout(0)
         sock.bind(address)
         sock.listen(BACKLOG)
     except BaseException:
@@ -120,10 +133,8 @@ async def serve_guarded(
     listeners: Sequence[socket.socket],
     conversation: Conversation,
     *,
-    gate: Gate,
-    flusher: Flusher,
+    door: Door,
     connections: trio.Nursery,
-    faults: Counter[str],
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> NoReturn:
     """Accept until cancelled, and hold a `conversation` with each who is admitted, in a task of `connections`.
@@ -135,9 +146,8 @@ async def serve_guarded(
         async with trio.open_nursery() as nursery:
             farewells = _Farewells(nursery)
             for listener in listeners:
-                nursery.start_soon(
-                    _accept, listener, conversation, gate, flusher, connections, faults, farewells, name=f"accept {address_of(listener)}"
-                )
+                name = f"accept {address_of(listener)}"
+                nursery.start_soon(_accept, listener, conversation, door, connections, farewells, name=name)
             task_status.started([address_of(listener) for listener in listeners])
     finally:
         for listener in listeners:
@@ -149,10 +159,8 @@ async def serve_guarded(
 async def _accept(
     listener: socket.socket,
     conversation: Conversation,
-    gate: Gate,
-    flusher: Flusher,
+    door: Door,
     connections: trio.Nursery,
-    faults: Counter[str],
     farewells: "_Farewells",
 ) -> NoReturn:
     quiet_until = float("-inf")
@@ -173,13 +181,13 @@ async def _accept(
                     break
                 continue
             host = str(address[0]) if isinstance(address, tuple) else "unix"
-            stream = SocketStream(sock, flusher, host)
+            stream = SocketStream(sock, door.flusher, host)
             try:
-                admission = gate.admit(host)
+                admission = door.gate.admit(host)
             except NotAdmitted as no:
                 farewells.turn_away(stream, no)
                 continue
-            connections.start_soon(_hold, stream, conversation, admission, faults, name=f"connection {host}")
+            connections.start_soon(_hold, stream, conversation, admission, door.faults, name=f"connection {host}")
 
 
 async def _hold(stream: SocketStream, conversation: Conversation, admission: Admission, faults: Counter[str]) -> None:
@@ -201,7 +209,11 @@ class _Farewells:
             stream.abort()
             return
         code = "RATE_LIMITED" if no.status == 429 else "BUSY"
-        detail = "Too many connections; wait a moment." if no.status == 429 else "halo is too busy to take this; it changed nothing."
+        detail = (
+            "Too many connections; wait a moment."
+            if no.status == 429
+            else "halo is too busy to take this; it changed nothing."
+        )
         after = ("retry-after", str(-(-no.retry_after_ms // 1000)))
         stream.write(refusal_response(no.status, code, detail, retryable=True, headers=(after,)))
         self._under_way += 1

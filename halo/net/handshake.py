@@ -10,7 +10,7 @@ import base64
 import binascii
 import re
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -63,7 +63,9 @@ class RequestHead:
     @property
     def subprotocols(self) -> list[str]:
         """What the client offers, in its order."""
-        return [offer.strip() for value in self.all("sec-websocket-protocol") for offer in value.split(",") if offer.strip()]
+        return [
+            offer.strip() for value in self.all("sec-websocket-protocol") for offer in value.split(",") if offer.strip()
+        ]
 
 
 async def receive_head(stream: SocketStream) -> RequestHead:
@@ -102,7 +104,9 @@ def parse_head(head: bytes) -> RequestHead:
         raise HeadRefused(400, "MALFORMED", "This is not an HTTP request.")
     require_clean(request)
     if request.http_version != b"1.1" or request.method != b"GET":
-        raise HeadRefused(405, "METHOD_NOT_ALLOWED", "A WebSocket is opened with GET and HTTP/1.1.", headers=(("allow", "GET"),))
+        raise HeadRefused(
+            405, "METHOD_NOT_ALLOWED", "A WebSocket is opened with GET and HTTP/1.1.", headers=(("allow", "GET"),)
+        )
     path, _, query = request.target.decode("ascii").partition("?")
     # `require_clean` has seen to it that what anybody believes is ASCII; the rest cannot fail as Latin-1
     headers = tuple((name.decode("ascii"), value.decode("latin-1")) for name, value in request.headers)
@@ -116,12 +120,18 @@ def _require_upgrade(head: RequestHead) -> None:
         raise HeadRefused(400, "MALFORMED", "The header host is missing.")
     connection = {token.strip().lower() for value in head.all("connection") for token in value.split(",")}
     if "upgrade" not in connection or (head.one("upgrade") or "").lower() != "websocket":
-        raise HeadRefused(426, "UPGRADE_REQUIRED", "Only WebSockets are served here.", headers=(("upgrade", "websocket"),))
+        raise HeadRefused(
+            426, "UPGRADE_REQUIRED", "Only WebSockets are served here.", headers=(("upgrade", "websocket"),)
+        )
     if len(head.all("connection")) > 1:
-        raise HeadRefused(400, "MALFORMED", "The header connection was sent twice.")  # wsproto looks at the last one only
+        raise HeadRefused(
+            400, "MALFORMED", "The header connection was sent twice."
+        )  # wsproto looks at the last one only
     if head.one("sec-websocket-version") != "13":
         version = ("sec-websocket-version", "13")
-        raise HeadRefused(426, "UPGRADE_REQUIRED", "Only version 13 of the protocol is spoken here.", headers=(version,))
+        raise HeadRefused(
+            426, "UPGRADE_REQUIRED", "Only version 13 of the protocol is spoken here.", headers=(version,)
+        )
     try:
         key = base64.b64decode(head.one("sec-websocket-key") or "", validate=True)
     except binascii.Error:
@@ -147,6 +157,15 @@ class OpenWebSocket(WebSocketConnection):
 
     judge: FrameJudge | None = None
 
+    async def run_reader(self) -> None:
+        """Read until either side has closed. To be started before anything else."""
+        await self._reader_task()
+
+    async def accept(self, subprotocol: str | None) -> None:
+        """Answer the request with 101."""
+        request = await self._get_request()
+        await request.accept(subprotocol=subprotocol)
+
     async def aclose(self, code: int = 1000, reason: str | None = None) -> None:
         """The closing handshake, at most `DISCONNECT_SECONDS`; then the socket is closed, whatever the peer does."""
         with trio.move_on_after(DISCONNECT_SECONDS):
@@ -166,7 +185,7 @@ class OpenWebSocket(WebSocketConnection):
             await super()._handle_message_event(event)
 
     async def _handle_ping_event(self, event: ws.Ping) -> None:
-        if await self._passes(len(event.payload)) and self._wsproto.state is ConnectionState.OPEN:
+        if await self._passes(len(event.payload)):
             await super()._handle_ping_event(event)
 
     async def _handle_pong_event(self, event: ws.Pong) -> None:
@@ -184,6 +203,7 @@ class OpenWebSocket(WebSocketConnection):
         raise ConnectionClosed(self._close_reason)
 
     async def _passes(self, size: int) -> bool:
+        """Whether a frame still matters: after our own close none does, and a pong to a ping would raise."""
         if self._close_reason is not None and self._wsproto.state is not ConnectionState.OPEN:
             return False
         code = self.judge(size) if self.judge is not None else None
@@ -208,23 +228,23 @@ async def open_websocket(
     which may leave the block and ends here. Faults of the library surface here, in a group; `guarded` is there for them.
     """
     socket = OpenWebSocket(
-        stream, WSConnection(ConnectionType.SERVER), message_queue_size=MESSAGES_QUEUED, max_message_size=message_bytes_max
+        stream,
+        WSConnection(ConnectionType.SERVER),
+        message_queue_size=MESSAGES_QUEUED,
+        max_message_size=message_bytes_max,
     )
     socket.judge = judge
     stream.unread(head.raw)
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(socket._reader_task, name=f"reader {stream.peer}")
+            nursery.start_soon(socket.run_reader, name=f"reader {stream.peer}")
             with trio.fail_after(CONNECT_SECONDS):
-                request = await socket._get_request()
                 try:
-                    await request.accept(subprotocol=subprotocol)
+                    await socket.accept(subprotocol)
                 except ConnectionClosed as error:
                     raise trio.BrokenResourceError("the peer hung up during the handshake") from error
-            try:
+            with suppress(ConnectionClosed):  # the usual end of a conversation
                 yield socket
-            except ConnectionClosed:
-                pass  # the usual end of a conversation
             await socket.aclose()
             nursery.cancel_scope.cancel()  # the reader, which must not read beside `aclose_gently`
         await stream.aclose_gently()

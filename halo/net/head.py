@@ -17,7 +17,9 @@ PATH_BYTES_MAX: Final = 512
 
 HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 
-PLAIN: Final = frozenset({b"host", b"connection", b"upgrade", b"origin", b"authorization", b"content-type", b"transfer-encoding"})
+PLAIN: Final = frozenset(
+    {b"host", b"connection", b"upgrade", b"origin", b"authorization", b"content-type", b"transfer-encoding"}
+)
 """Headers that some library decodes as ASCII, or that decide something. In others, such as a proxy's name of a city, bytes above 127
 are nobody's business."""
 

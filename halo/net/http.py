@@ -7,7 +7,6 @@ and WebSockets are refused here. Never let a request live longer than its deadli
 Read next: `halo/net/http_connection.py`, one connection; then `halo/net/api.py`, the application.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from socket import socket
@@ -21,11 +20,10 @@ from hypercorn.trio.lifespan import Lifespan
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework, ConnectionState
 
-from halo.net.admission import Admission, Gate
-from halo.net.guard import serve_guarded
+from halo.net.admission import Admission
+from halo.net.guard import Door, serve_guarded
 from halo.net.head import HEAD_BYTES_MAX
 from halo.net.http_connection import HttpConnection
-from halo.net.flusher import Flusher
 from halo.net.stream import SocketStream
 
 DRAIN_SECONDS: Final = 3.0
@@ -72,9 +70,7 @@ async def serve_http(
     listeners: Sequence[socket],
     *,
     stop: trio.Event,
-    gate: Gate,
-    flusher: Flusher,
-    faults: Counter[str],
+    door: Door,
     drain_seconds: float = DRAIN_SECONDS,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -102,11 +98,7 @@ async def serve_http(
     async def accept_until_stop(connections: trio.Nursery) -> None:
         async with trio.open_nursery() as accepting:
             task_status.started(
-                await accepting.start(
-                    partial(
-                        serve_guarded, listeners, converse, gate=gate, flusher=flusher, connections=connections, faults=faults
-                    )
-                )
+                await accepting.start(partial(serve_guarded, listeners, converse, door=door, connections=connections))
             )
             await stop.wait()
             accepting.cancel_scope.cancel()

@@ -146,8 +146,15 @@ class _WholeRequestProtocol(H11Protocol):
     def __init__(self, connection: HttpConnection, tasks: TaskGroup) -> None:
         stream = connection.stream
         super().__init__(
-            connection.app, connection.config, connection.context, tasks, connection.state, ssl=False,
-            client=(stream.peer, 0), server=None, send=connection.send,
+            connection.app,
+            connection.config,
+            connection.context,
+            tasks,
+            connection.state,
+            ssl=False,
+            client=(stream.peer, 0),
+            server=None,
+            send=connection.send,
         )
         self._connection = connection
 
@@ -162,7 +169,15 @@ class _WholeRequestProtocol(H11Protocol):
 
     async def _create_stream(self, request: h11.Request) -> None:
         self.stream = _WholeRequestStream(
-            self.app, self.config, self.context, self.task_group, self.ssl, self.client, self.server, self.stream_send, STREAM_ID
+            self.app,
+            self.config,
+            self.context,
+            self.task_group,
+            self.ssl,
+            self.client,
+            self.server,
+            self.stream_send,
+            STREAM_ID,
         )
         self.stream.when_whole = self._when_whole
         await self.stream.handle(
@@ -178,9 +193,10 @@ class _WholeRequestProtocol(H11Protocol):
         self.keep_alive_requests += 1
 
     async def _send_error_response(self, status_code: int) -> None:
-        if status_code == 431:
+        if status_code == 431 and self.stream is None:
             raise head_too_large()
-        raise HeadRefused(status_code, "MALFORMED", "This is not a request that HTTP/1.1 knows.")
+        status = 400 if status_code == 431 else status_code  # h11 says 431 of a chunk's size line, too
+        raise HeadRefused(status, "MALFORMED", "This is not a request that HTTP/1.1 knows.")
 
     def _when_whole(self) -> None:
         self._connection.enter(Phase.ANSWER)
@@ -206,7 +222,9 @@ class _WholeRequestStream(HTTPStream):
                 await super().handle(self._request)
                 await self.app_put({"type": "http.request", "body": self._body, "more_body": False})
             case StreamClosed():
-                self.closed = True  # the application is not told: its answer is complete, or its task is about to be cancelled
+                self.closed = (
+                    True  # the application is not told: its answer is complete, or its task is about to be cancelled
+                )
             case _:
                 raise AssertionError(f"{type(event).__name__} does not belong to a request")
 

@@ -57,7 +57,9 @@ class TokenBucket:
         elapsed = now - self._at
         if elapsed > 0:
             self._level = min(rate.burst * rate.per_ms, self._level + elapsed * rate.tokens)
-        self._at = now  # also when the clock was set back: better a little late than a bucket that stands still until then
+        self._at = (
+            now  # also when the clock was set back: better a little late than a bucket that stands still until then
+        )
         missing = amount * rate.per_ms - self._level
         return 0 if missing <= 0 else -(-missing // rate.tokens)
 

@@ -66,7 +66,7 @@ class SocketStream(trio.abc.HalfCloseableStream):
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket, flusher: Flusher, peer: str = "?") -> None:
-        sock.setblocking(False)
+        sock.settimeout(0)
         with contextlib.suppress(OSError):  # not TCP, or already reset; the latter shows at the first read
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket = sock

@@ -20,11 +20,11 @@ from psycopg import adapt, errors, generators, pq
 from psycopg.abc import RV, PQGen, Transformer
 from psycopg.pq.abc import PGconn, PGresult
 from psycopg.rows import AsyncRowFactory, tuple_row
-from psycopg.waiting import Ready, Wait
-from trio.lowlevel import notify_closing, wait_readable, wait_writable
+from trio.lowlevel import notify_closing, wait_readable
 
 from halo.store.faults import is_stale
 from halo.store.queries import Query, unnamed_query
+from halo.store.readiness import READ, READABLE, ready_for
 from halo.store.values import Value, halo_adapters
 
 log = structlog.get_logger(__name__)
@@ -33,8 +33,6 @@ Values: TypeAlias = Mapping[str, Value]
 Statement: TypeAlias = tuple[Query | str, Values]
 
 _NOTHING: Values = {}
-_READ, _WRITE = int(Wait.R), int(Wait.W)  # plain ints: comparing enums costs a call each
-_READABLE, _WRITABLE, _NEITHER = Ready.R, Ready.W, Ready.NONE
 _DONE = (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK, pq.ExecStatus.EMPTY_QUERY)
 
 
@@ -106,15 +104,15 @@ class TrioConnection(psycopg.AsyncConnection[Any]):
             while True:
                 if deadline is not None:
                     with trio.move_on_at(deadline) as scope:
-                        ready = await _ready(socket, state)
+                        ready = await ready_for(socket, state)
                     if scope.cancelled_caught:
                         whole = True  # nothing was asked, so nothing is left unanswered
                         raise errors._WaitTimeout  # noqa: SLF001  # what `notifies` expects
-                elif state == _READ:
+                elif state == READ:
                     await wait_readable(socket)
-                    ready = _READABLE
+                    ready = READABLE
                 else:
-                    ready = await _ready(socket, state)
+                    ready = await ready_for(socket, state)
                 state = gen.send(ready)
         except StopIteration as stop:
             whole = True
@@ -133,38 +131,30 @@ class TrioConnection(psycopg.AsyncConnection[Any]):
 
     async def run(self, query: Query | str, values: Values = _NOTHING) -> Result:
         """Run one statement. A `Query` is prepared once per connection; a `str` is sent as it is."""
-        if isinstance(query, str):
-            query, prepared = unnamed_query(query), None
-            parameters = query.bind(values)
-        else:
-            parameters = query.bind(values)
-            prepared = self._prepared_here.get(query) or await self._prepare(query)
-        self.statements += 1
-        if prepared is None:
-            self.pgconn.send_query_params(query.sql, parameters, result_format=pq.Format.BINARY)
-        else:
-            self.pgconn.send_query_prepared(prepared.name, parameters, result_format=pq.Format.BINARY)
+        query, prepared = await self._know(query)
+        self._send(query, prepared, values)
         return self._read(prepared, await self._answer())
 
     async def run_all(self, statements: Sequence[Statement]) -> list[Result]:
         """Run several statements for the price of one journey. Raises the first error; what follows it was not run."""
-        queries = [unnamed_query(query) if isinstance(query, str) else query for query, _ in statements]
-        parameters = [query.bind(values) for query, (_, values) in zip(queries, statements, strict=True)]
-        prepared = [self._prepared_here.get(query) or await self._prepare(query) for query in queries]
-        self.statements += len(statements)
+        known = [(*await self._know(query), values) for query, values in statements]
         pgconn = self.pgconn
         pgconn.enter_pipeline_mode()
-        for one, bound in zip(prepared, parameters, strict=True):
-            pgconn.send_query_prepared(one.name, bound, result_format=pq.Format.BINARY)
+        try:
+            for query, prepared, values in known:
+                self._send(query, prepared, values)
+        except BaseException:
+            self.close_now()  # half of it may be on its way
+            raise
         pgconn.pipeline_sync()
         await self.wait(generators.send(pgconn))
-        answers = [(await self.wait(generators.fetch_many(pgconn)))[0] for _ in prepared]
+        answers = [(await self.wait(generators.fetch_many(pgconn)))[0] for _ in known]
         await self.wait(generators.fetch_many(pgconn))  # the end of the pipeline
         pgconn.exit_pipeline_mode()
         for answer in answers:
             if answer.status not in _DONE:
                 self._refuse(answer)
-        return [self._read(one, answer) for one, answer in zip(prepared, answers, strict=True)]
+        return [self._read(prepared, answer) for (_, prepared, _), answer in zip(known, answers, strict=True)]
 
     async def control(self, command: bytes) -> bytes:
         """BEGIN, COMMIT, ROLLBACK, or a whole script: sent as it is. Returns what the server says it did last."""
@@ -184,6 +174,19 @@ class TrioConnection(psycopg.AsyncConnection[Any]):
         self.statements += 1
         self.pgconn.send_query_prepared(name, parameters, param_formats=[pq.Format.BINARY] * len(parameters))
         return (await self._answer()).command_tuples or 0
+
+    async def _know(self, query: Query | str) -> tuple[Query, _Prepared | None]:
+        if isinstance(query, str):
+            return unnamed_query(query), None
+        return query, self._prepared_here.get(query) or await self._prepare(query)
+
+    def _send(self, query: Query, prepared: _Prepared | None, values: Values) -> None:
+        parameters = query.bind(values)
+        self.statements += 1
+        if prepared is None:
+            self.pgconn.send_query_params(query.sql, parameters, result_format=pq.Format.BINARY)
+        else:
+            self.pgconn.send_query_prepared(prepared.name, parameters, result_format=pq.Format.BINARY)
 
     async def _prepare(self, query: Query) -> _Prepared:
         name = b"halo%d" % len(self._prepared_here)
@@ -229,7 +232,7 @@ class TrioConnection(psycopg.AsyncConnection[Any]):
         try:
             socket, state = next(attempt)
             while True:
-                ready = await _ready(socket, state)
+                ready = await ready_for(socket, state)
                 socket, state = attempt.send(ready)
         except StopIteration as stop:
             connection: Self = stop.value
@@ -238,32 +241,6 @@ class TrioConnection(psycopg.AsyncConnection[Any]):
             raise psycopg.OperationalError("the connection was closed") from closed
         finally:
             attempt.close()  # a half-made connection goes with its generator
-
-
-async def _ready(socket: int, state: int) -> Ready:
-    if state == _READ:
-        await wait_readable(socket)
-        return _READABLE
-    if state == _WRITE:
-        await wait_writable(socket)
-        return _WRITABLE
-    return await _readable_or_writable(socket)
-
-
-async def _readable_or_writable(socket: int) -> Ready:
-    """When the socket's buffer is full: the server may be waiting for us to read before it reads what we write."""
-    found: Ready = _NEITHER
-
-    async def watch(wait: Callable[[int], Any], ready: Ready) -> None:
-        nonlocal found
-        await wait(socket)
-        found = Ready(found | ready)
-        nursery.cancel_scope.cancel()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch, wait_readable, _READABLE)
-        nursery.start_soon(watch, wait_writable, _WRITABLE)
-    return found
 
 
 @lru_cache(maxsize=512)  # some hundred named queries; the bound is against ad-hoc columns

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 from urllib.parse import quote
 
 import trio
@@ -27,6 +28,9 @@ from halo.store.child import open_kept
 from halo.store.directory import DataDirectory, open_data_directory
 from halo.store.recipe import ServerFailed
 from halo.store.recipes import PostgresRecipe, ValkeyRecipe
+
+_REASONS: Final = ("FATAL", "PANIC", "error:")
+"""Of what initdb says, the first line with one of these tells why; what follows is about its tidying up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +111,8 @@ async def _make_database(directory: DataDirectory, programs: Path, *, durable: b
     made = await _run(maker.wrapped(command), maker)
     if made.returncode != 0:
         said = made.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"]
-        reason = next((line for line in said if "error" in line), said[-1]).removeprefix("initdb: ")
-        raise ServerFailed(f"initdb made no database in {directory.path}: {reason}.")
+        reason = next((line for line in said if any(sign in line for sign in _REASONS)), said[-1])
+        raise ServerFailed(f"initdb made no database in {directory.path}: {reason.removeprefix('initdb: ')}.")
     directory.account.own_tree(draft)
     draft.rename(directory.database)
     _sync(directory.path)

@@ -8,8 +8,8 @@ Read next: `halo/actors/session.py`, which numbers the rows.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final, Protocol
 
-import structlog
 import trio
 from psycopg.errors import UniqueViolation
 
@@ -19,23 +19,30 @@ from halo.store.postgres import HotStatement, Postgres
 from halo.store.queries import load_queries
 
 SQL = load_queries("journal")
-log = structlog.get_logger(__name__)
 
-ROWS_MAX = 500
+ROWS_MAX: Final = 500
 """Rows in one INSERT: at 9 µs a row some 5 ms of Postgres, so that nobody waits long behind a burst."""
-WAITING_MAX = 50_000
+WAITING_MAX: Final = 50_000
 """Rows that may wait: at 4,000 characters each 200 MB, the bound on memory while Postgres is away."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(Protocol):
     """One message; `seq` was given by the session's only owner."""
 
-    seq: int
-    sender: str
-    id: str
-    body: str
-    at: Moment
+    @property
+    def seq(self) -> int: ...
+
+    @property
+    def sender(self) -> str: ...
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def body(self) -> str: ...
+
+    @property
+    def at(self) -> Moment: ...
 
 
 @dataclass(slots=True, eq=False)

@@ -80,11 +80,10 @@ async def migrate(database_url: str, directory: Traversable | None = None) -> li
 
 
 def list_migrations(directory: Traversable) -> list[Migration]:
-    """All files, in order. Raises SchemaMismatch when a file has no number or two have the same."""
+    """All files, in order. Raises SchemaMismatch when a numbered file is named otherwise or two have the same number."""
     migrations: list[Migration] = []
-    for file in sorted(
-        (entry for entry in directory.iterdir() if entry.name.endswith(".sql")), key=lambda entry: entry.name
-    ):
+    numbered = [entry for entry in directory.iterdir() if entry.name[0].isdigit()]  # other SQL may lie beside them
+    for file in sorted(numbered, key=lambda entry: entry.name):
         named = _FILE.fullmatch(file.name)
         if named is None:
             raise SchemaMismatch(f"{file.name} is not named NNNN_name.sql")

@@ -179,9 +179,8 @@ class Mirror:
             self.writes_lost += 1
             log.warning("mirror_write_lost", write=what, fault=str(fault))
         finally:
-            if (
-                not landed
-            ):  # also when cancelled: Postgres has committed, and nobody else knows that the mirror has not heard
+            if not landed:
+                # Cancelled, too: Postgres has committed, and nobody else knows that the mirror was not told.
                 self._distrust()
 
     async def _ask(self, question: Variadic[Item, Answer | None], item: Item) -> Answer | None:

@@ -80,7 +80,9 @@ class Offers:
                 return Answered(row.pairing_id, None)
             opened = open_(await pairings.load_search(tx, row.pairing_id))
             await insert_session(tx, opened, self._owner)
-            if await tx.execute(SQL["win"], {**offer, "session_id": opened.session.session_id}) != 1:  # declined or rescinded between our first look and now
+            if (
+                await tx.execute(SQL["win"], {**offer, "session_id": opened.session.session_id}) != 1
+            ):  # declined or rescinded between our first look and now
                 raise OfferResolved
             await pairings.take_open_offers(tx, row.pairing_id, at)
             await tx.execute(SQL["resolve_own_push"], offer)
@@ -114,7 +116,9 @@ class Offers:
         """Withdraw every open offer of this mitra; the ids of the pairings that have lost one. Raises StoreUnavailable."""
 
         async def write(tx: Transaction) -> list[str]:
-            return [row.pairing_id for row in await tx.fetch_all(SQL["rescind_offers"], {"mitra_id": mitra_id, "at": at})]
+            return [
+                row.pairing_id for row in await tx.fetch_all(SQL["rescind_offers"], {"mitra_id": mitra_id, "at": at})
+            ]
 
         return await self._db.transact(write, str(uuid4()))
 

@@ -6,7 +6,7 @@ that does no harm. Read next: `halo/net/operators.py`, `halo/store/sql/queries/o
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -27,31 +27,11 @@ from halo.oversight import (
     TimelineEntry,
 )
 from halo.resources import PaymentState
+from halo.session import SessionStatus
 from halo.store.queries import Query, load_queries
 from halo.store.values import Value
 
-
-class Queries(NamedTuple):
-    """`halo/store/sql/queries/operators.sql`."""
-
-    count_sessions: Query
-    count_mitras: Query
-    count_searches: Query
-    count_failures: Query
-    sum_refunds_due: Query
-    list_sessions: Query
-    find_session: Query
-    list_timeline: Query
-    list_payments: Query
-    list_extensions: Query
-    list_ledger: Query
-    list_session_refunds: Query
-    list_refunds: Query
-    list_failures: Query
-    record_action: Query
-
-
-SQL = load_queries(Queries, "operators")
+SQL = load_queries("operators")
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -74,24 +54,25 @@ class Operators:
         """Counts as Postgres sees them; `degraded` is left False, since Valkey is not asked."""
         fetch_all = self._postgres.fetch_all
         moments = {"now": now, "fresh_since": now - stale_after_ms}
-        mitras = await self._postgres.fetch_one(SQL.count_mitras, moments)
-        searches = await self._postgres.fetch_one(SQL.count_searches)
+        counted = {row.status: row.count for row in await fetch_all(SQL["count_sessions"], moments)}
+        mitras = await self._postgres.fetch_one(SQL["count_mitras"], moments)
+        searches = await self._postgres.fetch_one(SQL["count_searches"])
         return Overview(
             server_time=rfc3339(now),
-            sessions={row.status: row.count for row in await fetch_all(SQL.count_sessions, moments)},
+            sessions={status.value: counted.get(status.value, 0) for status in SessionStatus},
             mitras_total=mitras.total,
             mitras_online=mitras.online,
             mitras_deactivated=mitras.deactivated,
             mitras_available=mitras.available,
             pairings_searching=searches.count,
-            pairing_failures_24h={row.cause: row.count for row in await fetch_all(SQL.count_failures, moments)},
-            refunds_due={row.currency: row.amount for row in await fetch_all(SQL.sum_refunds_due)},
+            pairing_failures_24h={row.cause: row.count for row in await fetch_all(SQL["count_failures"], moments)},
+            refunds_due={row.currency: row.amount for row in await fetch_all(SQL["sum_refunds_due"])},
             degraded=False,
         )
 
     async def list_sessions(self, status: str | None, limit: int, cursor: str | None) -> OperatedSessions:
         """One page, newest first; `status` is one of `halo.routes.SESSION_FILTERS`."""
-        rows = await self._page(SQL.list_sessions, status, limit, cursor)
+        rows = await self._page(SQL["list_sessions"], status, limit, cursor)
         sessions = tuple(_struct(OperatedSession, row) for row in rows)
         return OperatedSessions(sessions=sessions, next_cursor=sessions[-1].session_id if len(rows) == limit else None)
 
@@ -102,23 +83,29 @@ class Operators:
             NotFound
         """
         fetch_all, of_session = self._postgres.fetch_all, {"session_id": session_id}
-        row = await self._postgres.fetch_one(SQL.find_session, of_session)
+        row = await self._postgres.fetch_one(SQL["find_session"], of_session)
         if row is None:
             raise NotFound
         return SessionRecord(
             session=_struct(OperatedSession, row),
             accounts=_struct(Accounts, row),
             messages_count=row.messages_count,
-            timeline=tuple(_struct(TimelineEntry, entry) for entry in await fetch_all(SQL.list_timeline, of_session)),
-            payments=tuple(_payment(payment) for payment in await fetch_all(SQL.list_payments, of_session)),
-            extensions=tuple(_struct(OperatedExtension, asked) for asked in await fetch_all(SQL.list_extensions, of_session)),
-            ledger=tuple(_struct(LedgerEntry, entry) for entry in await fetch_all(SQL.list_ledger, of_session)),
-            refunds=tuple(_struct(OperatedRefund, owed) for owed in await fetch_all(SQL.list_session_refunds, of_session)),
+            timeline=tuple(
+                _struct(TimelineEntry, entry) for entry in await fetch_all(SQL["list_timeline"], of_session)
+            ),
+            payments=tuple(_payment(payment) for payment in await fetch_all(SQL["list_payments"], of_session)),
+            extensions=tuple(
+                _struct(OperatedExtension, asked) for asked in await fetch_all(SQL["list_extensions"], of_session)
+            ),
+            ledger=tuple(_struct(LedgerEntry, entry) for entry in await fetch_all(SQL["list_ledger"], of_session)),
+            refunds=tuple(
+                _struct(OperatedRefund, owed) for owed in await fetch_all(SQL["list_session_refunds"], of_session)
+            ),
         )
 
     async def list_failures(self, limit: int, cursor: int | None) -> PairingFailures:
         """Why searches and extensions came to nothing, one page, newest first."""
-        rows = await self._postgres.fetch_all(SQL.list_failures, {"limit": limit, "cursor": cursor})
+        rows = await self._postgres.fetch_all(SQL["list_failures"], {"limit": limit, "cursor": cursor})
         failures = tuple(_struct(PairingFailure, row) for row in rows)
         return PairingFailures(
             pairing_failures=failures, next_cursor=str(failures[-1].failure_id) if len(rows) == limit else None
@@ -126,15 +113,20 @@ class Operators:
 
     async def list_refunds(self, status: str | None, limit: int, cursor: str | None) -> OperatedRefunds:
         """One page, newest first; `status` is one of `halo.routes.REFUND_FILTERS`."""
-        rows = await self._page(SQL.list_refunds, status, limit, cursor)
+        rows = await self._page(SQL["list_refunds"], status, limit, cursor)
         refunds = tuple(_struct(OperatedRefund, row) for row in rows)
         return OperatedRefunds(refunds=refunds, next_cursor=refunds[-1].refund_id if len(rows) == limit else None)
 
     async def record(self, operator: str, action: str, subject: str, details: Mapping[str, Any]) -> None:
         """Append to the trail who did what to whom. `details` must be JSON, and hold no message text and no token."""
         await self._postgres.fetch_all(
-            SQL.record_action,
-            {"operator": operator, "action": action, "subject": subject, "details": msgspec.json.encode(details).decode()},
+            SQL["record_action"],
+            {
+                "operator": operator,
+                "action": action,
+                "subject": subject,
+                "details": msgspec.json.encode(details).decode(),
+            },
         )
 
     async def _page(self, query: Query, status: str | None, limit: int, cursor: str | None) -> Sequence[Any]:

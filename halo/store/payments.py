@@ -129,7 +129,7 @@ class Payments:
     async def find(self, payment_request_id: str) -> Payment | None:
         """The payment with `in_use` as of now, whosever it is; or None, also for what is no id at all."""
         try:
-            UUID(payment_request_id)  # chat frames carry whatever the client took for an id
+            payment_request_id = str(UUID(payment_request_id))  # chat frames carry whatever the client took for an id
         except ValueError:
             return None
         return await _find(self._db, payment_request_id)

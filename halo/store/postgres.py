@@ -2,8 +2,8 @@
 
 Callers meet two kinds of trouble and no third: `StoreUnavailable` when Postgres is away, hung, restarting or overloaded, within a
 deadline and with nothing left behind; and psycopg's own errors for what the caller did wrong. What must never happen here: a
-COMMIT whose answer was lost is reported as a failure or done twice (spec 5, unknown commits); waiters pile up before a server
-that hangs; a connection in doubt goes back on the shelf. Read next: `halo/store/transaction.py`, `halo/store/hot.py`.
+COMMIT whose answer was lost is reported as a failure, or done twice (spec 5, unknown commits). Read next:
+`halo/store/transaction.py`, `halo/store/hot.py`.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,9 +15,9 @@ import trio
 
 from halo.errors import StoreUnavailable
 from halo.store.connection import Result, TrioConnection, Values
-from halo.store.dial import dial
 from halo.store.faults import is_away, is_conflict
 from halo.store.hot import Dedicated, HotStatement
+from halo.store.pool import ACQUIRE_SECONDS, Pool, pause_seconds
 from halo.store.queries import Query
 from halo.store.transaction import OperationRepeated, Transaction
 
@@ -38,14 +38,8 @@ DEADLINE_SECONDS: Final = 5.0
 """For a whole call, waiting for a connection included: a client is told `retryable` before it gives up by itself at 10 s."""
 COMMIT_SECONDS: Final = 5.0
 """More, once COMMIT was sent: it cannot be taken back, so its outcome is worth waiting for, even while being cancelled."""
-ACQUIRE_SECONDS: Final = 2.0
-"""All connections busy for this long means that Postgres hardly moves; queueing on would only make it worse."""
-WAITERS_MAX: Final = 1_000
-"""Who waits holds a task and its frame in memory; with 8 connections at 200 µs, 1,000 waiters are 25 ms of work."""
 TRIES: Final = 4
-"""Before COMMIT: the conflicts and broken connections that one call may meet. With the pauses below, some 0.4 s."""
-PAUSES_SECONDS: Final = (0.02, 0.1, 0.25, 0.5)
-"""Between tries, and between attempts to connect: the last one repeats, so a server that is back is found within half a second."""
+"""Before COMMIT: the conflicts and broken connections that one call may meet. With their pauses, some 0.4 s."""
 
 
 class CommitUnknown(StoreUnavailable):
@@ -53,34 +47,34 @@ class CommitUnknown(StoreUnavailable):
 
 
 class Postgres:
-    """Connections to one database.
+    """Statements and transactions on one database.
 
     Resource handling: connections are made on demand, at most `size` and the dedicated ones; `open_postgres` closes them.
     Error handling: every method raises `StoreUnavailable` when Postgres does not do its part within the deadline; nothing was
     written then, or, for a single statement that writes and for `CommitUnknown`, it is unknown whether it was.
     """
 
-    def __init__(self, url: str, size: int, deadline_seconds: float, acquire_timeout_seconds: float) -> None:
-        self._url = url
-        self._slots = trio.Semaphore(size, max_value=size)
+    def __init__(self, pool: Pool, deadline_seconds: float) -> None:
+        self.pool = pool
+        """Its counters are the metrics of the connections."""
         self._deadline_seconds = deadline_seconds
-        self._acquire_timeout_seconds = acquire_timeout_seconds
-        self._idle: list[TrioConnection] = []
-        self._open: set[TrioConnection] = set()
-        self._closed = False
-        self._failed_in_a_row = 0
-        self._next_attempt_at = -float("inf")
-        self.in_use = 0
-        self.waiting = 0
-        self.acquire_failures = 0
-        self.statements = 0
         self.retries = 0
         self.unknown_commits = 0
 
     @property
     def connections_open(self) -> int:
         """Pooled and dedicated ones."""
-        return len(self._open)
+        return self.pool.connections_open
+
+    @property
+    def waiting(self) -> int:
+        """Callers who wait for a connection."""
+        return self.pool.waiting
+
+    @property
+    def statements(self) -> int:
+        """Sent by calls that are over; a dedicated connection's are counted when it closes."""
+        return self.pool.statements
 
     async def fetch_all(self, query: Query | str, values: Values = _NOTHING) -> list[Any]:
         """The rows of one statement, as named tuples."""
@@ -120,50 +114,45 @@ class Postgres:
             while attempt.commit_sent or tried < TRIES:
                 if tried:
                     self.retries += 1
-                    await trio.sleep(_pause(tried))
+                    await trio.sleep(pause_seconds(tried))
                 tried += 1
+                scope.shield = (
+                    attempt.commit_sent
+                )  # a COMMIT that was refused in so many words needs no protection any more
                 try:
-                    connection = await self._borrow()
+                    connection = await self.pool.borrow()
                     try:
                         return await attempt.run(connection, scope)
                     finally:
-                        self._give_back(connection)
+                        self.pool.give_back(connection)
+                        self.unknown_commits += attempt.commit_sent
                 except psycopg.Error as error:
                     if not is_away(error):
                         raise
                     attempt.failure = error
                 except StoreUnavailable as error:
                     attempt.failure = error
-                if attempt.commit_sent:
-                    self.unknown_commits += 1
-                    if operation_id is None:
-                        break
+                if attempt.commit_sent and operation_id is None:
+                    break
         raise (CommitUnknown if attempt.commit_sent else StoreUnavailable) from attempt.failure
 
     @asynccontextmanager
     async def dedicated(self) -> AsyncIterator[Dedicated]:
         """A connection beside the pool, for one owner. Raises StoreUnavailable when there is none to be had now."""
         with trio.move_on_after(self._deadline_seconds) as scope:
-            connection = await self._connect()
+            connection = await self.pool.connect()
         if scope.cancelled_caught:
             raise StoreUnavailable
         try:
             yield Dedicated(connection, self._deadline_seconds)
         finally:
-            self._discard(connection)
+            self.pool.discard(connection)
 
     @asynccontextmanager
     async def hot(self, query: Query) -> AsyncIterator[HotStatement]:
         """A dedicated connection with one statement ready on it; see `Dedicated.prepare_hot`."""
         async with self.dedicated() as connection:
             yield await connection.prepare_hot(query)
-
-    def close_now(self) -> None:
-        """Close every connection; whoever uses one gets StoreUnavailable."""
-        self._closed = True
-        for connection in list(self._open):
-            self._discard(connection)
-        self._idle.clear()
 
     # ---- single statements
 
@@ -173,13 +162,13 @@ class Postgres:
             for tried in range(TRIES):
                 if tried:
                     self.retries += 1
-                    await trio.sleep(_pause(tried))
+                    await trio.sleep(pause_seconds(tried))
                 try:
-                    connection = await self._borrow()
+                    connection = await self.pool.borrow()
                     try:
                         return await connection.run(query, values)
                     finally:
-                        self._give_back(connection)
+                        self.pool.give_back(connection)
                 except psycopg.Error as error:
                     if not is_away(error):
                         raise
@@ -187,75 +176,6 @@ class Postgres:
                     if not is_conflict(error):
                         break  # a statement that writes may have been done: only its caller knows whether it may be repeated
         raise StoreUnavailable from failure
-
-    # ---- connections
-
-    async def _borrow(self) -> TrioConnection:
-        """One connection, which `_give_back` takes again. Not a context manager: that would cost a third of a statement."""
-        await self._take_slot()
-        try:
-            connection = self._take_idle() or await self._connect()
-        except BaseException:
-            self._slots.release()
-            raise
-        self.in_use += 1
-        return connection
-
-    async def _take_slot(self) -> None:
-        try:
-            self._slots.acquire_nowait()
-            return
-        except trio.WouldBlock:
-            pass
-        if self.waiting < WAITERS_MAX:
-            self.waiting += 1
-            try:
-                with trio.move_on_after(self._acquire_timeout_seconds):
-                    await self._slots.acquire()
-                    return
-            finally:
-                self.waiting -= 1
-        self.acquire_failures += 1
-        raise StoreUnavailable
-
-    def _take_idle(self) -> TrioConnection | None:
-        """The one used last: its server process is warm, and the others may be closed one day by their server."""
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.is_silent:
-                return connection
-            self._discard(connection)
-        return None
-
-    def _give_back(self, connection: TrioConnection) -> None:
-        self.in_use -= 1
-        self._slots.release()
-        self.statements += connection.statements
-        connection.statements = 0
-        if connection.is_clean and not self._closed:
-            self._idle.append(connection)
-        else:
-            self._discard(connection)
-
-    def _discard(self, connection: TrioConnection) -> None:
-        self._open.discard(connection)
-        connection.close_now()
-
-    async def _connect(self) -> TrioConnection:
-        """One attempt, after the pause that the last failed ones call for: a server that is away is not hammered."""
-        await trio.sleep_until(self._next_attempt_at)
-        if self._closed:
-            raise StoreUnavailable
-        try:
-            connection = await dial(self._url)
-        except psycopg.Error as error:
-            self._failed_in_a_row += 1
-            self._next_attempt_at = trio.current_time() + _pause(self._failed_in_a_row)
-            self.acquire_failures += 1
-            raise StoreUnavailable from error
-        self._failed_in_a_row = 0
-        self._open.add(connection)
-        return connection
 
 
 class _Attempt(Generic[T]):
@@ -277,9 +197,9 @@ class _Attempt(Generic[T]):
                     # Waits for an abandoned COMMIT that is still under way: the index entry is its own.
                     await transaction.open()
                 except OperationRepeated:
+                    self.commit_sent = False  # its outcome is known now: done
                     return self._answer
-                self.commit_sent = False  # it was not done: this is a try like the first, and may be cancelled again
-                scope.shield = False
+                self.commit_sent = scope.shield = False  # not done: this is a try like the first, and may be cancelled
             self._answer = await self._work(transaction)
             await transaction.open()
             await trio.lowlevel.checkpoint_if_cancelled()  # the last moment to go back
@@ -287,6 +207,7 @@ class _Attempt(Generic[T]):
             scope.deadline = trio.current_time() + COMMIT_SECONDS
             self.commit_sent = True
             await self._commit(connection, transaction)
+            self.commit_sent = False
         except BaseException:
             await self._undo(transaction)
             raise
@@ -309,10 +230,6 @@ class _Attempt(Generic[T]):
                 raise
 
 
-def _pause(failed: int) -> float:
-    return PAUSES_SECONDS[min(failed, len(PAUSES_SECONDS)) - 1]
-
-
 @asynccontextmanager
 async def open_postgres(
     url: str,
@@ -322,8 +239,8 @@ async def open_postgres(
     acquire_timeout_seconds: float = ACQUIRE_SECONDS,
 ) -> AsyncIterator[Postgres]:
     """Connections to the database at `url`, made when they are needed: Postgres may be away when this is called."""
-    postgres = Postgres(url, size, deadline_seconds, acquire_timeout_seconds)
+    pool = Pool(url, size, acquire_timeout_seconds)
     try:
-        yield postgres
+        yield Postgres(pool, deadline_seconds)
     finally:
-        postgres.close_now()
+        pool.close_now()

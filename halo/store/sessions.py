@@ -35,6 +35,7 @@ from halo.store import payments
 from halo.store.nodes import LOCK_CLASS
 from halo.store.postgres import Postgres, Transaction
 from halo.store.queries import load_queries
+from halo.store.values import Value
 
 SQL = load_queries("sessions")
 
@@ -111,10 +112,10 @@ class Sessions:
 
     async def load(self, session_id: str) -> Stored | None:
         """The session whoever owns it, or None."""
-        found = await self.list([session_id])
+        found = await self.list_by_id([session_id])
         return found[0] if found else None
 
-    async def list(self, session_ids: Sequence[str]) -> list[Stored]:
+    async def list_by_id(self, session_ids: Sequence[str]) -> list[Stored]:
         rows = await self._db.fetch_all(SQL["list_sessions"], {"session_ids": list(session_ids)})
         return [_stored(row) for row in rows]
 
@@ -122,7 +123,7 @@ class Sessions:
         """Own up to `limit` living sessions that no living node owns, those due soonest first; each gets a new epoch."""
         rows = await self._db.fetch_all(SQL["take_up"], {"owner": self.owner, "lock_class": LOCK_CLASS, "limit": limit})
         last_kept_at = {row.session_id: row.last_kept_at for row in rows}
-        return [TakenUp(stored, last_kept_at[stored.session.session_id]) for stored in await self.list(list(last_kept_at))]
+        return [TakenUp(stored, last_kept_at[stored.session.session_id]) for stored in await self.list_by_id(list(last_kept_at))]
 
     async def list_living_of(self, user_id: str) -> list[str]:
         return [row.session_id for row in await self._db.fetch_all(SQL["list_living_of"], {"user_id": user_id})]
@@ -168,7 +169,7 @@ async def insert_session(tx: Transaction, opened: Step, owner: str) -> None:
 
 async def _write_timeline(tx: Transaction, decided: Step, from_status: SessionStatus | None) -> None:
     after = decided.session
-    row = {
+    row: dict[str, Value] = {
         "session_id": after.session_id,
         "version": after.version,
         "epoch": after.epoch,
@@ -194,7 +195,7 @@ async def _write_effect(tx: Transaction, effect: Effect, decided: Step, present:
         case FailUnusedPayments():
             await payments.fail_unused_payments(tx, effect.session_id, at)
         case RefundTimeLeft():
-            refund = {
+            refund: dict[str, Value] = {
                 "payment_request_id": effect.payment_request_id,
                 "session_id": after.session_id,
                 "cause": after.end_reason.value if after.end_reason else decided.cause,
@@ -207,7 +208,7 @@ async def _write_effect(tx: Transaction, effect: Effect, decided: Step, present:
         case OpenExtension():
             _require(await tx.execute(SQL["open_extension"], _extension_columns(effect.extension)), "payment")
         case ResolveExtension():
-            resolved = {
+            resolved: dict[str, Value] = {
                 "extension_id": effect.extension_id,
                 "session_id": after.session_id,
                 "status": effect.status.value,
@@ -219,7 +220,7 @@ async def _write_effect(tx: Transaction, effect: Effect, decided: Step, present:
         case MoveExtensionDeadline():
             await tx.execute(SQL["move_extension_deadline"], {"extension_id": effect.extension_id, "deadline_at": effect.deadline_at})
         case RecordFailure():
-            failure = {
+            failure: dict[str, Value] = {
                 "cause": effect.cause.value,
                 "session_id": after.session_id,
                 "extension_id": effect.extension_id,
@@ -230,7 +231,7 @@ async def _write_effect(tx: Transaction, effect: Effect, decided: Step, present:
             }
             await tx.execute(SQL["insert_failure"], failure)
         case PushIfAbsent():
-            push = {
+            push: dict[str, Value] = {
                 "user_id": after.mitra_id if effect.party is Party.MITRA else after.customer_id,
                 "session_id": after.session_id,
                 "template": effect.template,

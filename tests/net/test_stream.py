@@ -1,5 +1,6 @@
 """`halo.net.stream` on real sockets: nothing is lost, nothing interleaves, one system call a tick, and nobody waits for ever."""
 
+import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -60,6 +61,16 @@ async def receive_exactly(stream: SocketStream, count: int) -> bytes:
         assert piece, f"the end came after {len(received)} of {count} bytes"
         received += piece
     return received
+
+
+async def is_reset(stream: SocketStream, sip: int | None = None) -> bool:
+    """Read to the end, slowly if told so: whether it was a reset."""
+    try:
+        while await stream.receive_some(sip):
+            await trio.sleep(0 if sip is None else 0.01)
+    except trio.BrokenResourceError:
+        return True
+    return False
 
 
 @with_flusher
@@ -136,10 +147,12 @@ async def test_bytes_arrive_in_order_through_a_tiny_buffer_and_a_slow_reader(flu
 async def test_a_cancelled_send_all_never_cuts_its_bytes_in_half(flusher: Flusher) -> None:
     near, far = open_pair(flusher, 4096)
     first = b"1" * 400_000
+    lent = bytearray(first)
     async with near, far:
         with trio.move_on_after(0.05) as impatience:
-            await near.send_all(first)
+            await near.send_all(lent)
         assert impatience.cancelled_caught
+        lent[:] = b"0" * len(lent)  # the caller may use its buffer again
         assert 0 < near.pending_bytes < len(first)
         near.write(b"2" * 10)
         assert await receive_exactly(far, len(first) + 10) == first + b"2" * 10
@@ -175,7 +188,9 @@ async def test_waiting_until_flushed_paces_a_long_replay(flusher: Flusher) -> No
     assert most == 10
 
 
-async def test_a_peer_that_reads_nothing_is_closed_by_force_at_the_write_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_peer_that_reads_nothing_is_closed_by_force_at_the_write_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(room, "WRITE_DEADLINE_SECONDS", 0.2)
     async with open_flusher() as flusher:
         near, far = open_pair(flusher, 4096)
@@ -185,22 +200,20 @@ async def test_a_peer_that_reads_nothing_is_closed_by_force_at_the_write_deadlin
         assert 0.15 < trio.current_time() - before < 2
         assert near.pending_bytes == 0
         assert not near.is_open
-        with pytest.raises(trio.BrokenResourceError):  # a reset, so that the kernel keeps nothing either
-            while await far.receive_some():
-                pass
+        assert await is_reset(far)  # so that the kernel keeps nothing either
         await far.aclose()
 
 
-async def test_a_reader_of_the_stream_is_woken_when_the_write_deadline_closes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_reader_of_the_stream_is_woken_when_the_write_deadline_closes_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(room, "WRITE_DEADLINE_SECONDS", 0.1)
     async with open_flusher() as flusher:
         near, far = open_pair(flusher, 4096)
         near.write(b"x" * 1_000_000)
         with trio.fail_after(2):
-            try:
+            with contextlib.suppress(trio.BrokenResourceError):
                 assert await near.receive_some() == b""
-            except trio.BrokenResourceError:
-                pass
         await far.aclose()
 
 
@@ -210,10 +223,8 @@ async def test_a_peer_that_sips_is_closed_too(monkeypatch: pytest.MonkeyPatch) -
     async with open_flusher() as flusher:
         near, far = open_pair(flusher, 4096)
         near.write(b"x" * 5_000_000)
-        with trio.move_on_after(5) as patience, pytest.raises(trio.BrokenResourceError):
-            while await far.receive_some(2000):
-                await trio.sleep(0.01)
-        assert not patience.cancelled_caught
+        with trio.fail_after(5):
+            assert await is_reset(far, sip=2000)
         assert not near.is_open
         await far.aclose()
 
@@ -257,7 +268,7 @@ async def test_closing_wakes_whoever_sends_or_receives(flusher: Flusher) -> None
 
     async with far, trio.open_nursery() as nursery:
         nursery.start_soon(expect_closed, lambda: near.send_all(b"x" * 1_000_000))
-        nursery.start_soon(expect_closed, lambda: near.receive_some())
+        nursery.start_soon(expect_closed, near.receive_some)
         await trio.testing.wait_all_tasks_blocked()
         await near.aclose()
 

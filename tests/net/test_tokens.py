@@ -181,7 +181,9 @@ def test_a_header_that_asks_the_verifier_for_more_is_refused_though_the_signatur
         tokens.verify(signed(claims(), **header))
 
 
-@pytest.mark.parametrize("algorithm", ["none", "None", "NONE", "HS384", "HS512", "RS256", "ES256", "", None, ["HS256"], 7], ids=str)
+@pytest.mark.parametrize(
+    "algorithm", ["none", "None", "NONE", "HS384", "HS512", "RS256", "ES256", "", None, ["HS256"], 7], ids=str
+)
 def test_only_hs256_is_ever_checked(tokens: Tokens, algorithm: Any) -> None:
     with pytest.raises(Unauthenticated):
         tokens.verify(signed(claims(), alg=algorithm))
@@ -257,7 +259,9 @@ def test_no_bytes_in_the_segments_raise_anything_but_unauthenticated(parts: list
     st.dictionaries(st.sampled_from(["iss", "aud", "sub", "sid", "ut", "jti", "iat", "exp", "nbf"]), st.none() | st.booleans()
         | st.integers() | st.floats() | st.text(max_size=9) | st.lists(st.integers(), max_size=2), min_size=1),
 )  # fmt: skip
-def test_no_json_under_a_right_signature_raises_anything_but_unauthenticated(header: dict[str, Any], changes: dict[str, Any]) -> None:
+def test_no_json_under_a_right_signature_raises_anything_but_unauthenticated(
+    header: dict[str, Any], changes: dict[str, Any]
+) -> None:
     tokens = Tokens(SECRET, LIFETIME_SECONDS, SetClock())
     token = signed(claims(**changes), **header)
     try:
@@ -285,7 +289,9 @@ def test_a_deactivated_mitra_is_told_so(tokens: Tokens) -> None:
         tokens.verify(token)
 
 
-def test_an_expired_token_of_a_revoked_family_is_unauthenticated_like_any_other(tokens: Tokens, clock: SetClock) -> None:
+def test_an_expired_token_of_a_revoked_family_is_unauthenticated_like_any_other(
+    tokens: Tokens, clock: SetClock
+) -> None:
     token = tokens.issue(Party.MITRA, USER, FAMILY)
     tokens.revocations.add(FAMILY, MitraDeactivated)
     clock.moment += LIFETIME_SECONDS * 1000 + LEEWAY_MS
@@ -297,16 +303,13 @@ def test_a_revocation_outlives_every_token_of_its_family_and_is_forgotten_then(t
     ahead = SetClock(NOW + LEEWAY_MS)  # a node whose clock runs as fast as is forgiven
     late = Tokens(SECRET, LIFETIME_SECONDS, ahead).issue(Party.CUSTOMER, USER, FAMILY)
     tokens.revocations.add(FAMILY)
-    while True:
+    for minute in range(14):
         with pytest.raises(Unauthenticated):
             tokens.verify(late)
-        if clock.moment > NOW + (LIFETIME_SECONDS + 120) * 1000:
-            break
-        clock.moment += 10_000
-    assert len(tokens.revocations) == 1
-    tokens.revocations.add("7b1e6a52-1f4c-4a57-8b0d-0f8f0c9d4e33")
+        clock.moment += 55_000
+        tokens.revocations.add(str(minute))  # each one sweeps out what is over
     assert tokens.revocations.find(FAMILY) is None
-    assert len(tokens.revocations) == 1
+    assert len(tokens.revocations) < 14
 
 
 def test_a_revocation_found_at_start_is_kept_only_while_tokens_can_live(tokens: Tokens, clock: SetClock) -> None:

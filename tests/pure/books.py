@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import assert_never
 from uuid import UUID
 
+from halo.config import TimeoutAction
 from halo.effects import (
     ConsumePayment,
     Effect,
@@ -24,7 +25,7 @@ from halo.effects import (
     Send,
     Step,
 )
-from halo.events import DeadlineReached, DowntimeCredited
+from halo.events import DeadlineReached, DowntimeCredited, Event
 from halo.payment import Payment, PaymentStatus
 from halo.protocol import SessionEnded
 from halo.rules import RULES
@@ -191,7 +192,7 @@ class WallClock:
     """Of the grace that was promised last, what is still to come."""
     path: list[SessionStatus] = field(default_factory=list)
 
-    def passes(self, before: Session, step: Step, event: object) -> None:
+    def passes(self, before: Session, step: Step, event: Event) -> None:
         """The time up to this step passed in the status before it; then the step happened."""
         elapsed = step.at - self.at
         if isinstance(event, DowntimeCredited):
@@ -205,7 +206,7 @@ class WallClock:
             self.grace_ms -= elapsed
         self._compare(before, step, event)
 
-    def _compare(self, before: Session, step: Step, event: object) -> None:
+    def _compare(self, before: Session, step: Step, event: Event) -> None:
         after = step.session
         assert after.status in RULES[before.status][type(event)].leads_to, "a path of the table (S1)"
         assert before.status is not SessionStatus.ENDED
@@ -221,18 +222,42 @@ class WallClock:
             assert after.remaining_ms_at(step.at) == self.left_ms
             assert after.expires_at is not None
             assert max(0, after.expires_at - step.at) == self.left_ms, "the end is as far as the time left (T2)"
-        if isinstance(event, DeadlineReached) and before.status is SessionStatus.ACTIVE:
-            assert self.left_ms == 0, "time is not up before all of it was had (T2)"
+        if isinstance(event, DeadlineReached):
+            self._deadline(before, step, event)
+        if isinstance(event, DowntimeCredited):
+            self._credit(before, step, event)
         if after.end_reason is EndReason.COMPLETED:
             assert self.grace_ms <= 0, "the grace was whole (T2)"
         if after.status is SessionStatus.CLOSING and before.status is not SessionStatus.CLOSING:
             self._into_the_grace(before, step)
         if after.status is SessionStatus.ENDED:
-            assert after.refunded_ms + after.forfeited_ms == after.paid_ms - self.served_ms
+            gone = after.paid_ms - self.served_ms - before.forfeited_ms
+            forfeits = after.end_reason in {EndReason.ENDED_BY_CUSTOMER, EndReason.COMPLETED}
+            assert after.forfeited_ms == before.forfeited_ms + (gone if forfeits else 0)
+            assert after.refunded_ms == (0 if forfeits else gone), "only a customer gives up minutes"
             assert [e.frame for e in step.effects if isinstance(e, Send)] == [
                 SessionEnded(session_id=after.session_id, end_reason=after.end_reason or "")
             ]
         self.path.append(after.status)
+
+    def _deadline(self, before: Session, step: Step, event: DeadlineReached) -> None:
+        assert before.deadline_at is not None
+        assert step.at >= before.deadline_at, "nothing happens before its time (T2)"
+        if before.status is SessionStatus.ACTIVE:
+            assert self.left_ms == 0, "time is not up before all of it was had (T2)"
+        if before.extension is not None and step.session.paid_ms > before.paid_ms:
+            seen = event.reachability
+            assert before.extension.default_action_on_timeout is TimeoutAction.AUTO_APPROVE
+            assert seen is not None
+            assert (seen.online, seen.heartbeat_fresh, seen.connected) == (True, True, True), (
+                "silence of the absent is no yes"
+            )
+
+    def _credit(self, before: Session, step: Step, event: DowntimeCredited) -> None:
+        assert before.deadline_at is not None
+        assert step.session.deadline_at == max(before.deadline_at + event.downtime_ms, event.not_before), "(T3, S5)"
+        if step.session.extension is not None:
+            assert step.session.extension.deadline_at == step.session.deadline_at
 
     def _into_the_grace(self, before: Session, step: Step) -> None:
         assert step.session.deadline_at is not None

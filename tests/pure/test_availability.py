@@ -13,14 +13,14 @@ moments = st.none() | st.integers(min_value=NOW - 10 * STALE_MS, max_value=NOW +
 
 
 @pytest.mark.parametrize(
-    "heartbeat_at, fresh",
+    ("heartbeat_at", "fresh"),
     [(None, False), (NOW, True), (NOW - STALE_MS, True), (NOW - STALE_MS - 1, False), (NOW + 5_000, True)],
 )
 def test_a_heartbeat_is_fresh_up_to_and_including_the_period(heartbeat_at: int | None, fresh: bool) -> None:
     assert is_fresh(heartbeat_at, NOW, STALE_MS) is fresh
 
 
-@pytest.mark.parametrize("active, online, fresh", list(product([False, True], repeat=3)))
+@pytest.mark.parametrize(("active", "online", "fresh"), list(product([False, True], repeat=3)))
 def test_only_an_active_online_mitra_with_a_fresh_heartbeat_is_reachable(
     active: bool, online: bool, fresh: bool
 ) -> None:
@@ -60,7 +60,7 @@ def test_the_verdict_does_not_depend_on_where_the_facts_came_from(
 
 
 @pytest.mark.parametrize(
-    "active, online, refusal",
+    ("active", "online", "refusal"),
     [
         (True, True, type(None)),
         (True, False, MitraOffline),

@@ -101,6 +101,9 @@ class History:
 
     def move(self, wait_ms: int, move: tuple[str, Any, Any]) -> None:
         self.now += wait_ms
+        if move[0] == "reconfigure":
+            self.config = move[1]
+            return
         event = self._event(*move)
         if event is None:
             return
@@ -150,12 +153,9 @@ class History:
                 return MitraLost(at=now, deadline_at=now + one, cause="silent") if other == 0 else None
             case "find":
                 return MitraAssigned(at=now, mitra_id=OTHER_MITRA)
-            case "down":
+            case _:  # down
                 self.now = now + one
                 return DowntimeCredited(at=self.now, downtime_ms=one, not_before=self.now + other * SECOND)
-            case _:
-                self.config = one
-                return None
 
     def _ask(self, payment_request_id: str) -> Event | None:
         payment = self.books.find(payment_request_id)

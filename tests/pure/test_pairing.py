@@ -87,7 +87,9 @@ class TestNextMove:
         assert next_move(a_search(OPEN, DECLINED), NOW + 29_999, waves=3) == Wait(NOW + 30_000)
 
     def test_at_the_deadline_the_next_wave_asks_others(self) -> None:
-        assert next_move(a_search(OPEN, DECLINED), NOW + 30_000, waves=3) == AskWave(2, frozenset({"mitra-0", "mitra-1"}))
+        assert next_move(a_search(OPEN, DECLINED), NOW + 30_000, waves=3) == AskWave(
+            2, frozenset({"mitra-0", "mitra-1"})
+        )
 
     def test_when_all_who_were_asked_have_declined_the_next_wave_starts_at_once(self) -> None:
         assert next_move(a_search(DECLINED, DECLINED), NOW, waves=3) == AskWave(2, frozenset({"mitra-0", "mitra-1"}))
@@ -138,7 +140,7 @@ class TestNextMove:
 
 class TestCause:
     @pytest.mark.parametrize(
-        "statuses, cause",
+        ("statuses", "cause"),
         [
             ((), FailureCause.NO_MITRA_AVAILABLE),
             ((DECLINED,), FailureCause.ALL_DECLINED),
@@ -158,7 +160,11 @@ class TestCause:
             assert cause_of(a_search(*statuses, payment_status=PaymentStatus.FAILED)) is FailureCause.PAYMENT_FAILED
 
     def test_the_evidence_counts_waves_and_answers(self) -> None:
-        assert evidence_of(a_search(DECLINED, TIMED_OUT, DECLINED, wave=2)) == {"waves": 2, "declined": 2, "timed_out": 1}
+        assert evidence_of(a_search(DECLINED, TIMED_OUT, DECLINED, wave=2)) == {
+            "waves": 2,
+            "declined": 2,
+            "timed_out": 1,
+        }
 
 
 class TestPayment:
@@ -168,7 +174,7 @@ class TestPayment:
         assert check_payment(payment, "customer") is payment
 
     @pytest.mark.parametrize(
-        "payment, refusal",
+        ("payment", "refusal"),
         [
             (None, NotFound),
             (a_payment(customer_id="somebody else", is_extension=True), NotFound),

@@ -170,7 +170,7 @@ def test_a_deadline_is_not_a_refusal_of_a_user() -> None:
 
 
 @pytest.mark.parametrize(
-    "status, refusal",
+    ("status", "refusal"),
     [
         (PENDING_PAYMENT, SessionNotActive),
         (ACTIVE, None),
@@ -402,13 +402,13 @@ def test_where_the_policy_says_close_a_no_opens_the_grace_and_the_lost_minutes_a
     assert story.frame("session_closing").reason == REFUSED_BY[by][1]
 
 
-@pytest.mark.parametrize("by, settings", list(product(REFUSED_BY, [{}, CLOSE])))
+@pytest.mark.parametrize(("by", "settings"), list(product(REFUSED_BY, [{}, CLOSE])))
 def test_a_no_in_the_grace_goes_on_with_the_grace_that_was_left(by: DecidedBy, settings: dict[str, Any]) -> None:
     story = Story.paid(minutes=10, **asking_policy(by), **settings).at_the_deadline().after(seconds=20).asks()
     refuse(story, by).is_(CLOSING, deadline_at=story.now + 100 * SECOND).keeps(paid=10, served=10)
 
 
-@pytest.mark.parametrize("by, settings", list(product(REFUSED_BY, [{}, CLOSE])))
+@pytest.mark.parametrize(("by", "settings"), list(product(REFUSED_BY, [{}, CLOSE])))
 def test_a_no_with_no_time_left_opens_a_whole_grace(by: DecidedBy, settings: dict[str, Any]) -> None:
     """The request came in the very moment in which the time was up, before the deadline was acted on."""
     story = Story.paid(minutes=10, **asking_policy(by), **settings).after(minutes=10).asks()
@@ -450,7 +450,7 @@ def test_a_cancelled_request_with_no_time_left_opens_the_grace() -> None:
 # ---- extension: the deadline
 
 
-@pytest.mark.parametrize("online, fresh, connected", list(product([True, False], repeat=3)))
+@pytest.mark.parametrize(("online", "fresh", "connected"), list(product([True, False], repeat=3)))
 def test_silence_is_a_yes_only_from_a_mitra_who_is_online_and_fresh_and_connected(
     online: bool, fresh: bool, connected: bool
 ) -> None:
@@ -529,7 +529,7 @@ ENDINGS = [
 ]
 
 
-@pytest.mark.parametrize("who, reason, refunds", ENDINGS)
+@pytest.mark.parametrize(("who", "reason", "refunds"), ENDINGS)
 def test_only_a_customer_gives_up_minutes_everybody_elses_end_refunds_them(
     who: EndedBy, reason: EndReason, refunds: bool
 ) -> None:
@@ -544,7 +544,7 @@ def test_only_a_customer_gives_up_minutes_everybody_elses_end_refunds_them(
     assert story.frame("session_ended").end_reason == reason
 
 
-@pytest.mark.parametrize("who, reason, refunds", ENDINGS)
+@pytest.mark.parametrize(("who", "reason", "refunds"), ENDINGS)
 def test_an_end_while_a_request_waits_cancels_it_and_fails_its_payment(
     who: EndedBy, reason: EndReason, refunds: bool
 ) -> None:
@@ -562,7 +562,7 @@ def test_an_end_while_a_request_waits_cancels_it_and_fails_its_payment(
     story.wrote(*effects).said("both session_ended")
 
 
-@pytest.mark.parametrize("who, reason, refunds", ENDINGS)
+@pytest.mark.parametrize(("who", "reason", "refunds"), ENDINGS)
 def test_an_end_before_the_payment_charges_nothing_and_fails_it(who: EndedBy, reason: EndReason, refunds: bool) -> None:
     Story.unpaid().after(seconds=5).is_ended_by(who).is_(ENDED, end_reason=reason).keeps().wrote(
         FailPayment(payment_request_id=PAYMENT, cause=FailureCause.SESSION_ENDED),
@@ -571,7 +571,7 @@ def test_an_end_before_the_payment_charges_nothing_and_fails_it(who: EndedBy, re
     )
 
 
-@pytest.mark.parametrize("who, reason, refunds", ENDINGS)
+@pytest.mark.parametrize(("who", "reason", "refunds"), ENDINGS)
 def test_an_end_in_the_grace_has_nothing_to_give_back(who: EndedBy, reason: EndReason, refunds: bool) -> None:
     story = Story.paid(minutes=10).at_the_deadline().after(seconds=5).is_ended_by(who)
     story.is_(ENDED, end_reason=reason).keeps(paid=10, served=10).wrote(NOTHING_UNUSED)

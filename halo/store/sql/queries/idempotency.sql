@@ -10,8 +10,7 @@ WHERE idempotency_keys.status IS NULL AND idempotency_keys.body_hash = EXCLUDED.
 RETURNING created_at AS began_at
 
 -- name: find
-SELECT body_hash = %(body_hash)s AS is_same_body, status, answer,
-       greatest(0, extract(epoch FROM created_at - clock_timestamp()) * 1000 + %(takeover_ms)s::bigint)::bigint AS takeover_in_ms
+SELECT body_hash = %(body_hash)s AS is_same_body, status, answer
 FROM idempotency_keys WHERE user_id = %(user_id)s AND route = %(route)s AND key = %(key)s
 
 -- name: finish

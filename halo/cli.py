@@ -1,0 +1,146 @@
+"""The command line: each command a few lines, each `--help` enough to go on.
+
+A setting that halo does not accept stops the start with one sentence and status 2; so does a store that cannot be opened, with
+status 1. Nothing is decided here. Read next: `halo/server.py`.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+import trio
+import trio_asyncio  # noqa: F401 - before psycopg: it must patch asyncio before psycopg binds it (spec 6, traps)
+
+from halo import __version__, errands, server
+from halo.demo.story import play
+from halo.demo.told import Teller
+from halo.explain import explain_session
+from halo.log import configure_logging
+from halo.settings import SETTINGS, SettingInvalid, Settings
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+SENTENCES = (SettingInvalid, *server.STARTS_REFUSED)
+"""What may go wrong at the start and is told in one sentence, without a traceback."""
+
+
+def with_settings(command: F) -> F:
+    """A flag for every setting of the table; secrets only as the path of a file."""
+    for row in reversed(SETTINGS):
+        shown = f"  [default: {row.default}]" if row.default is not None else ""
+        command = click.option(row.flag, row.field, metavar=row.unit, default=None, help=f"{row.help}{shown}  (${row.source})")(command)
+    return command
+
+
+def read_settings(flags: dict[str, str | None]) -> Settings:
+    try:
+        settings = Settings.read(os.environ, flags)
+    except SettingInvalid as invalid:
+        click.echo(f"halo: {invalid}", err=True)
+        sys.exit(2)
+    configure_logging(settings.log_level, "json" if settings.log_format == "json" else "console")
+    return settings
+
+
+def run_told(run: Callable[[], Any]) -> Any:
+    """Run; what the operator can mend is one sentence on standard error and status 1."""
+    try:
+        return run()
+    except SENTENCES as refusal:
+        click.echo(f"halo: {refusal}", err=True)
+    except BaseExceptionGroup as group:
+        expected, rest = group.split(SENTENCES)
+        if rest is not None or expected is None:
+            raise
+        for leaf in _leaves(expected):
+            click.echo(f"halo: {leaf}", err=True)
+    sys.exit(1)
+
+
+def _leaves(group: BaseException) -> list[BaseException]:
+    if isinstance(group, BaseExceptionGroup):
+        return [leaf for part in group.exceptions for leaf in _leaves(part)]
+    return [group]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(__version__, prog_name="halo")
+def main() -> None:
+    """halo: the server behind paid, timed, one-to-one chat.
+
+    Start with `halo demo`: it needs nothing, starts everything in a temporary directory and plays one whole paid session. Then
+    `halo serve --sandbox 1` leaves a server running that you can talk to.
+    """
+
+
+@main.command()
+@with_settings
+def serve(**flags: str | None) -> None:
+    """Serve until SIGTERM or Ctrl-C.
+
+    Without --database-url and --valkey-url a real Postgres and a real Valkey are started in the data directory. When ready, one line
+    of JSON on standard output names the addresses; logs go to standard error.
+    """
+    settings = read_settings(flags)
+    run_told(lambda: trio.run(server.serve, settings, lambda ready: click.echo(json.dumps(ready, separators=(",", ":")))))
+
+
+@main.command()
+@with_settings
+def migrate(**flags: str | None) -> None:
+    """Bring the database to this version's schema; safe to run on several nodes at once."""
+    settings = read_settings(flags)
+    applied = run_told(lambda: trio.run(errands.migrate_schema, settings))
+    for name in applied:
+        click.echo(name)
+    click.echo(f"{len(applied)} migrations applied; the schema is current.", err=True)
+
+
+@main.command()
+@click.option("--user-type", type=click.Choice(["customer", "mitra"]), required=True, help="Whose token.")
+@click.option("--user-id", default=None, help="An existing user's UUID; a new user without it.")
+@click.option("--display-name", default=None, help="The name of a new user.")
+@click.option("--json", "as_json", is_flag=True, help="The whole answer as one line of JSON.")
+@with_settings
+def token(user_type: str, user_id: str | None, display_name: str | None, as_json: bool, **flags: str | None) -> None:
+    """Open an auth session for a user and print its access token, for trying things out.
+
+    Uses the stores that the settings name, so it works beside a running server that was given URLs; a server with embedded stores is
+    asked over its own API (POST /api/auth/sessions with X-Halo-Key).
+    """
+    settings = read_settings(flags)
+    opened = run_told(lambda: trio.run(errands.open_token, settings, user_type, user_id, display_name))
+    click.echo(json.dumps(opened) if as_json else opened["access_token"])
+
+
+@main.command()
+@click.argument("session_id", metavar="SESSION")
+@click.option("--json", "as_json", is_flag=True, help="The timeline as JSON.")
+@with_settings
+def explain(session_id: str, as_json: bool, **flags: str | None) -> None:
+    """Tell what happened in a session, step by step, with the cause and the evidence of each."""
+    settings = read_settings(flags)
+    told = run_told(lambda: trio.run(errands.with_database, settings, lambda db: explain_session(db, session_id, as_json=as_json)))
+    if told is None:
+        click.echo(f"halo: there is no session {session_id}", err=True)
+        sys.exit(1)
+    click.echo(told)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per step.")
+@click.option("--keep", is_flag=True, help="Keep the temporary data directory and say where it is.")
+def demo(as_json: bool, keep: bool) -> None:
+    """Play one whole paid session, with two real clients and a server that is killed in the middle.
+
+    Starts everything in a temporary data directory with a short minute. Exits 0 only if every step and every invariant held.
+    """
+    configure_logging("warning", "console")
+    sys.exit(trio.run(play, Teller(as_json=as_json), keep))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Errands: the short commands that need the stores for a moment and no server.
+
+With embedded stores an errand joins the ones of a halo that is running on the same data directory, and otherwise starts them for
+itself. Must never write while another node owns what it writes. Read next: `halo/cli.py`.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TypeVar
+from urllib.parse import quote
+
+from halo.clock import SystemClock
+from halo.net.tokens import Tokens
+from halo.session import Party
+from halo.settings import Settings
+from halo.store.auth_sessions import AuthSessions
+from halo.store.directory import DataDirectoryInUse
+from halo.store.embedded import open_stores
+from halo.store.migrations import migrate
+from halo.store.postgres import Postgres, open_postgres
+
+T = TypeVar("T")
+
+
+@asynccontextmanager
+async def open_database(settings: Settings) -> AsyncIterator[str]:
+    """The URL of the Postgres that the settings mean, running or started for the time of the block."""
+    if settings.database_url is not None:
+        yield settings.database_url
+        return
+    try:
+        async with open_stores(settings.data_dir, None, "unix:///not-needed") as urls:
+            yield urls.database
+    except DataDirectoryInUse:
+        sockets = (settings.data_dir / "run").resolve()
+        yield f"postgresql://halo@/postgres?host={quote(str(sockets), safe='')}&port=5432"
+
+
+async def migrate_schema(settings: Settings) -> list[str]:
+    """The names of the migrations that were applied."""
+    async with open_database(settings) as url:
+        return await migrate(url)
+
+
+async def with_database(settings: Settings, work: Callable[[Postgres], Awaitable[T]]) -> T:
+    """Run `work` on the database of the settings."""
+    async with open_database(settings) as url, open_postgres(url) as db:
+        return await work(db)
+
+
+async def open_token(settings: Settings, user_type: str, user_id: str | None, display_name: str | None) -> dict[str, object]:
+    """A new auth session, as `POST /api/auth/sessions` answers it."""
+    clock = SystemClock()
+
+    async def open_session(db: Postgres) -> dict[str, object]:
+        opened = await AuthSessions(db, clock).open(Party(user_type), user_id, display_name=display_name)
+        tokens = Tokens(settings.token_secret, settings.access_token_seconds, clock)
+        return {
+            "user_id": opened.user_id,
+            "access_token": tokens.issue(opened.user_type, opened.user_id, opened.auth_session_id),
+            "refresh_token": opened.refresh_token,
+            "expires_in": settings.access_token_seconds,
+        }
+
+    return await with_database(settings, open_session)
