@@ -23,7 +23,14 @@ from halo.effects import (
     Send,
 )
 from halo.errors import ExtensionResolved
-from halo.events import DeadlineReached, ExtensionAnswered, ExtensionCancelled, ExtensionRequested, Reachability
+from halo.events import (
+    DeadlineReached,
+    ExtensionAnswered,
+    ExtensionCancelled,
+    ExtensionRequested,
+    PaymentFailed,
+    Reachability,
+)
 from halo.session import DecidedBy, Extension, ExtensionStatus, FailureCause, Party, Session
 
 
@@ -88,6 +95,24 @@ def extension_cancelled(session: Session, event: ExtensionCancelled) -> Decision
     )
     evidence = {"extension_id": extension.extension_id}
     return Decision(session=after, effects=effects, cause="customer", evidence=evidence)
+
+
+def extension_unpaid(session: Session, event: PaymentFailed) -> Decision:
+    """The provider took the money back before anybody decided: the request is void, and the payment keeps its own cause."""
+    extension = _pending(session)
+    after, said = _without_more_time(session, event.at, event.config, RefusalOutcome.RESUME, "payment_failed")
+    effects = (
+        ResolveExtension(
+            extension_id=extension.extension_id,
+            status=ExtensionStatus.CANCELLED,
+            decided_by=DecidedBy.PAYMENT,
+        ),
+        RecordFailure(cause=FailureCause.PAYMENT_FAILED, extension_id=extension.extension_id),
+        Send(frame=notices.extension_response(extension, DecidedBy.PAYMENT, None)),
+        said,
+    )
+    evidence = {"extension_id": extension.extension_id}
+    return Decision(session=after, effects=effects, cause="payment_failed", evidence=evidence)
 
 
 def policy_decides(session: Session, event: DeadlineReached) -> Decision:

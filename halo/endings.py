@@ -68,9 +68,8 @@ def _end(session: Session, at: Moment, reason: EndReason, time_left: TimeLeft, *
     """The one gate into `ended`."""
     ended = accounts.ended(session, at, reason, time_left)
     effects: list[Effect] = []
-    if (
-        session.status is SessionStatus.PENDING_PAYMENT
-    ):  # nothing was charged; money that arrives late is refunded whole
+    if session.status is SessionStatus.PENDING_PAYMENT:
+        # Nothing was charged yet; failed now, so that money which arrives late is refunded whole.
         why = _UNPAID.get(reason, FailureCause.SESSION_ENDED)
         effects += [
             FailPayment(payment_request_id=session.payment_request_id, cause=why),

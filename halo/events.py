@@ -20,7 +20,10 @@ class PaymentConfirmed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaymentFailed:
+    """The money of a session on hold, or of a pending extension, will not come or was taken back."""
+
     at: Moment
+    config: LiveConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -95,6 +95,7 @@ _REASONS: dict[DecidedBy, Literal["answered", "timeout", "safeguard", "cancelled
     DecidedBy.POLICY: "timeout",
     DecidedBy.SAFEGUARD: "safeguard",
     DecidedBy.CUSTOMER: "cancelled",
+    DecidedBy.PAYMENT: "cancelled",
 }
 """`reason` of `extension_response`: who decided (spec 4, fine print). A session's end is told by `session_ended` alone."""
 

@@ -104,7 +104,7 @@ API_ROUTES: tuple[Route, ...] = (
           answer=res.PaymentState, refusals=(no.NotFound, no.InvalidState, no.DiscountUsed), sandbox=True),
     Route("POST", "/api/pairings", "start_pairing", Who.CUSTOMER, "Look for a mitra",
           answer=res.PairingState, status=202, body=res.StartPairing, refusals=(no.NotFound, no.InvalidState,
-          no.PaymentInUse), creates=True),
+          no.PaymentInUse, no.IdReused), creates=True),
     Route("GET", "/api/pairings/{pairing_id}", "pairing", Who.CUSTOMER, "How the search goes",
           answer=res.PairingState, refusals=(no.NotFound,)),
     Route("DELETE", "/api/pairings/{pairing_id}", "cancel_pairing", Who.CUSTOMER, "Stop looking",

@@ -113,6 +113,7 @@ RULES: dict[SessionStatus, dict[type[Event], Rule]] = {
     _S.EXTENDING: {
         ExtensionAnswered: Rule(answers.extension_answered, (_S.ACTIVE, _S.CLOSING), "mitra answers"),
         ExtensionCancelled: Rule(answers.extension_cancelled, (_S.ACTIVE, _S.CLOSING), "customer cancels"),
+        PaymentFailed: Rule(answers.extension_unpaid, (_S.ACTIVE, _S.CLOSING), "its payment failed"),
         DeadlineReached: Rule(answers.policy_decides, (_S.ACTIVE, _S.CLOSING), "policy decides"),
         EndRequested: _END,
         DowntimeCredited: _credited(_S.EXTENDING),

@@ -121,7 +121,9 @@ def _components(types: Iterable[Any]) -> tuple[dict[Any, Document], Document]:
     """Where each type's schema stands, and all schemas by name."""
     unique = tuple(dict.fromkeys(types))
     refs, components = msgspec.json.schema_components(unique, ref_template=_REF)
-    plain: Document = msgspec.json.decode(msgspec.json.encode(components))  # defaults come as Python values: tuples, enums
+    plain: Document = msgspec.json.decode(
+        msgspec.json.encode(components)
+    )  # defaults come as Python values: tuples, enums
     return dict(zip(unique, refs, strict=True)), plain
 
 

@@ -55,6 +55,7 @@ class DecidedBy(StrEnum):
     SAFEGUARD = "safeguard"
     CUSTOMER = "cancelled"
     SESSION_END = "session_ended"
+    PAYMENT = "payment_failed"
 
 
 class FailureCause(StrEnum):

@@ -12,6 +12,7 @@ import trio
 from halo.clock import Moment
 from halo.errors import Refusal
 from halo.events import EndedBy
+from halo.extension import Asked
 from halo.session import Extension, Party, Session
 
 T = TypeVar("T")
@@ -85,10 +86,7 @@ class Said:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestExtension:
     asker: Asker[Extension]
-    customer_id: str
-    duration_minutes: int | None
-    price: int | None
-    payment_request_id: str | None
+    asked: Asked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

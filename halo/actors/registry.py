@@ -12,14 +12,34 @@ import structlog
 import trio
 
 from halo import protocol
-from halo.actors.commands import Answer, AnswerExtension, CancelExtension, Command, CreditDowntime, End, RequestExtension, SettlePayment, Stop, View
+from halo.actors.commands import (
+    Answer,
+    AnswerExtension,
+    CancelExtension,
+    Command,
+    CreditDowntime,
+    End,
+    RequestExtension,
+    SettlePayment,
+    Stop,
+    View,
+)
 from halo.actors.ports import Ports, StoredSession
 from halo.actors.session import CLOSE_COME_BACK, SessionActor
 from halo.actors.supervisor import RestartBudget, supervise
 from halo.clock import Moment
 from halo.effects import Step
-from halo.errors import ActorFault, Draining, ExtensionResolved, NotFound, OwnershipLost, SessionNotActive, StoreUnavailable
+from halo.errors import (
+    ActorFault,
+    Draining,
+    ExtensionResolved,
+    NotFound,
+    OwnershipLost,
+    SessionNotActive,
+    StoreUnavailable,
+)
 from halo.events import EndedBy
+from halo.extension import Asked
 from halo.session import Extension, SessionStatus
 
 log = structlog.get_logger(__name__)
@@ -175,10 +195,8 @@ class Registry:
     ) -> Extension:
         """The pending extension."""
         answer: Answer[Extension] = Answer()
-        command = RequestExtension(
-            asker=answer, customer_id=customer_id, duration_minutes=duration_minutes, price=price, payment_request_id=payment_request_id
-        )
-        return await self._ask(session_id, customer_id, command, answer)
+        asked = Asked(customer_id=customer_id, duration_minutes=duration_minutes, price=price, payment_request_id=payment_request_id)
+        return await self._ask(session_id, customer_id, RequestExtension(asker=answer, asked=asked), answer)
 
     async def respond_extension(self, session_id: str, extension_id: str, *, mitra_id: str, accepted: bool) -> Extension:
         """The extension as it was decided."""

@@ -37,7 +37,16 @@ from halo.actors.conversation import Conversation, TailUnknown
 from halo.actors.mailbox import Mailbox
 from halo.actors.ports import Ports
 from halo.effects import ResolveExtension, Send, Step
-from halo.errors import ActorFault, Busy, ExtensionResolved, NotFound, OwnershipLost, Refusal, SessionNotActive, StepOvertaken, StoreUnavailable
+from halo.errors import (
+    ActorFault,
+    Busy,
+    ExtensionResolved,
+    NotFound,
+    OwnershipLost,
+    Refusal,
+    StepOvertaken,
+    StoreUnavailable,
+)
 from halo.events import (
     DeadlineReached,
     DowntimeCredited,
@@ -234,12 +243,9 @@ class SessionActor:
 
         async def gather() -> Event:
             config = self._ports.facts.config()
-            if item.customer_id != self.session.customer_id:
-                raise NotFound
-            asking.check_session(self.session, config)
-            minutes, price, payment_request_id = asking.check_input(item.duration_minutes, item.price, item.payment_request_id)
-            found = await self._ports.facts.find_payment(payment_request_id)
-            payment = asking.check_payment(self.session, found, minutes, price)
+            named = item.asked.payment_request_id
+            found = await self._ports.facts.find_payment(named) if named else None
+            payment = asking.check(self.session, item.asked, found, config)
             now = self._ports.clock.now()
             return ExtensionRequested(at=now, extension=asking.request(self.session, payment, extension_id, now, config))
 
@@ -318,20 +324,30 @@ class SessionActor:
 
         async def gather() -> Event | None:
             if self.session.status is not SessionStatus.PENDING_PAYMENT:
-                return None
+                return await self._extension_unpaid()
             payment = await self._ports.facts.find_payment(self.session.payment_request_id)
             now = self._ports.clock.now()
             match payment.status if payment is not None else PaymentStatus.FAILED:
                 case PaymentStatus.CONFIRMED:
                     return PaymentConfirmed(at=now)
                 case PaymentStatus.FAILED:
-                    return PaymentFailed(at=now)
+                    return PaymentFailed(at=now, config=self._ports.facts.config())
                 case _ if at_deadline:
                     return DeadlineReached(at=now, config=self._ports.facts.config())
                 case _:
                     return None
 
         await self._decide(gather)
+
+    async def _extension_unpaid(self) -> PaymentFailed | None:
+        """Whether the payment of the pending extension was taken back by its provider: then there is nothing left to decide about."""
+        pending = self.session.extension
+        if pending is None:
+            return None
+        payment = await self._ports.facts.find_payment(pending.payment_request_id)
+        if payment is not None and payment.status is not PaymentStatus.FAILED:
+            return None
+        return PaymentFailed(at=self._ports.clock.now(), config=self._ports.facts.config())
 
     async def _credit(self, downtime_ms: int) -> None:
         async def gather() -> Event:
@@ -351,10 +367,10 @@ class SessionActor:
         Raises:
             Refusal: the rules say no, or the store is away; nothing was said.
         """
-        for _ in range(OVERTAKEN_MAX):
+        for attempt in range(OVERTAKEN_MAX):
             if self._uncertain:
                 await self._reload()
-            event = await gather()
+            event = (await self._extension_unpaid() if attempt else None) or await gather()
             if event is None:
                 return None
             before = self.session

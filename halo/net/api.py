@@ -15,9 +15,9 @@ from halo.net.api_mitra import mitra_handlers
 from halo.net.api_pairings import pairing_handlers
 from halo.net.api_payments import payment_handlers
 from halo.net.call import Call, Handler, Reception, new_app, serve_routes
+from halo.net.callers import Callers
 from halo.net.desk import Desk
 from halo.net.docs_page import docs_page
-from halo.net.door import Door
 from halo.routes import API_ROUTES
 
 DESCRIPTION = (
@@ -29,8 +29,8 @@ DESCRIPTION = (
 def create_api(desk: Desk) -> QuartTrio:
     """The application; it keeps nothing but its limits' buckets, and starts nothing."""
     app = new_app(__name__)
-    door = Door(desk.settings, desk.clock, desk.tokens)
-    reception = Reception(door, desk.idempotency, desk.draining, sandbox=desk.settings.sandbox)
+    callers = Callers(desk.settings, desk.clock, desk.tokens)
+    reception = Reception(callers, desk.idempotency, desk.draining, sandbox=desk.settings.sandbox)
     handlers = (
         auth_handlers(desk)
         | mitra_handlers(desk)

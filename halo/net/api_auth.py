@@ -10,14 +10,14 @@ from uuid import UUID, uuid5
 from halo.errors import ValidationFailed
 from halo.net.body import uuid_or_none
 from halo.net.call import Call, Handler
+from halo.net.connection import CLOSE_UNAUTHENTICATED
 from halo.net.desk import Desk
 from halo.resources import OpenAuthSession, RefreshTokens, TokenPair
 from halo.session import Party
 from halo.store.auth_sessions import Opened, RefreshTokenReused, RevokedBecause
 
-CLOSE_UNAUTHENTICATED: Final = 4401
-"""Expired or revoked: refresh first (spec 4, close codes)."""
 NEW_USER: Final = "user"
+"""Tells the id of a user from the id of the family that is derived from the same key."""
 
 
 def auth_handlers(desk: Desk) -> dict[str, Handler]:

@@ -43,7 +43,14 @@ def chat_handlers(desk: Desk) -> dict[str, Handler]:
         view = await desk.sessions.view(session_id, user_id=call.user.user_id)
         rows = await desk.messages.list_messages(session_id, call.query["after_seq"], call.query["limit"])
         page = tuple(
-            Message(session_id=session_id, seq=row.seq, id=row.id, sender=cast(SenderName, row.sender), body=row.body, at=rfc3339(row.at))
+            Message(
+                session_id=session_id,
+                seq=row.seq,
+                id=row.id,
+                sender=cast(SenderName, row.sender),
+                body=row.body,
+                at=rfc3339(row.at),
+            )
             for row in rows
         )
         # The view came before the rows: a message that landed in between must not lie beyond `last_seq`.

@@ -69,6 +69,7 @@ def payment_handlers(desk: Desk) -> dict[str, Handler]:
         return found
 
     async def tell(settlement: Settlement) -> None:
+        desk.pairings.payment_settled(settlement.payment.payment_request_id)
         if settlement.waiting_session_id is not None:
             await desk.sessions.payment_settled(settlement.waiting_session_id)
 

@@ -1,8 +1,8 @@
 """One HTTP call from its arrival to its answer, the same steps for every row of `halo/routes.py`.
 
-draining? → read → admit → path, query, body decoded → Idempotency-Key → handler → answer. A handler gets a `Call` and gives a
+draining? → read → who? → path, query, body decoded → Idempotency-Key → handler → answer. A handler gets a `Call` and gives a
 struct; it knows nothing of HTTP. Whatever is not a GET runs to its end though the client has hung up, for a few seconds at most, so
-that nothing is left half done between two stores. Read next: `halo/net/door.py`, `halo/net/body.py`, `halo/net/api.py`.
+that nothing is left half done between two stores. Read next: `halo/net/callers.py`, `halo/net/body.py`, `halo/net/api.py`.
 """
 
 import hashlib
@@ -19,8 +19,8 @@ from quart_trio import QuartTrio
 
 from halo.errors import Draining, NotFound, Refusal, StoreUnavailable
 from halo.net.body import QueryValues, check_media_type, decode_body, decode_object, decode_places, decode_query
+from halo.net.callers import FAILED_AUTHENTICATION, Callers
 from halo.net.desk import IdempotencyKeys
-from halo.net.door import FAILED_AUTHENTICATION, Door
 from halo.net.problem import answer_problems
 from halo.net.tokens import Identity
 from halo.oversight import ConfigChange
@@ -69,9 +69,9 @@ class Reception:
     """Takes calls for one application."""
 
     def __init__(
-        self, door: Door, idempotency: IdempotencyKeys, draining: Callable[[], bool], *, sandbox: bool
+        self, callers: Callers, idempotency: IdempotencyKeys, draining: Callable[[], bool], *, sandbox: bool
     ) -> None:
-        self._door = door
+        self._callers = callers
         self._idempotency = idempotency
         self._draining = draining
         self._sandbox = sandbox
@@ -85,7 +85,7 @@ class Reception:
         address = request.remote_addr or ""
         raw = await _read() if route.body is not None else b""
         try:
-            identity = self._door.admit(route, request.headers, raw, address)
+            identity = self._callers.identify(route, request.headers, raw, address)
             key = request.headers.get(KEY_HEADER) if route.creates else None
             call = Call(
                 places=decode_places(places),
@@ -102,7 +102,7 @@ class Reception:
                     return _answer(route, await handler(call))
                 return await self._once(route, handler, call, key, raw)
         except FAILED_AUTHENTICATION as refusal:
-            raise self._door.failed(refusal, address) from None
+            raise self._callers.failed(refusal, address) from None
         raise StoreUnavailable("halo took too long; whether it was done is not known, so ask again.")
 
     async def _once(self, route: Route, handler: Handler, call: Call, key: str, raw: bytes) -> Response:

@@ -16,6 +16,7 @@ from halo.actors.session import SessionActor
 from halo.clock import Clock, Moment, rfc3339
 from halo.errors import Forbidden, NotFound, Refusal, ValidationFailed
 from halo.events import EndedBy
+from halo.extension import Asked
 from halo.net.connection import Connection, Limits
 from halo.net.connections import PING_SECONDS, Connections
 from halo.net.handshake import OpenWebSocket
@@ -108,10 +109,12 @@ class ChatConnection(Connection):
                 actor.hand_in(
                     RequestExtension(
                         asker=_FrameAsker(self, frame.id, tells_extension=True),
-                        customer_id=user_id,
-                        duration_minutes=frame.duration_minutes,
-                        price=frame.price,
-                        payment_request_id=frame.extension_payment_request_id,
+                        asked=Asked(
+                            customer_id=user_id,
+                            duration_minutes=frame.duration_minutes,
+                            price=frame.price,
+                            payment_request_id=frame.extension_payment_request_id,
+                        ),
                     )
                 )
             case protocol.RespondExtension():

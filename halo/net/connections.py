@@ -38,6 +38,7 @@ class Connections:
         self._next_slot = 0
         self._expiries: list[tuple[Moment, int, Connection]] = []
         self._order = count()
+        self._emptied = trio.Event()
         self.cut_as_dead = 0
 
     def __len__(self) -> int:
@@ -72,6 +73,9 @@ class Connections:
         family.discard(connection)
         if not family:
             del self._by_auth_session[connection.identity.auth_session_id]
+        if not self._slot_of:
+            self._emptied.set()
+            self._emptied = trio.Event()
 
     def watch_expiry(self, connection: Connection) -> None:
         """Close `connection` when its token ends; called again when it brings a newer one."""
@@ -114,6 +118,11 @@ class Connections:
             delay = after_ms + spread_ms * position // len(everybody)
             connection.send(protocol.encode(protocol.Reconnect(after_ms=delay, reason=reason)))
             connection.close(CLOSE_COME_BACK)
+
+    async def wait_empty(self) -> None:
+        """Until the last socket has said goodbye; each does within its own two seconds."""
+        if self._slot_of:
+            await self._emptied.wait()
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
         """Ping, cut the dead, close the expired; once a second, a twentieth of the sockets each."""

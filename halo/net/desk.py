@@ -143,6 +143,10 @@ class Pairings(Protocol):
 
     async def decline(self, offer_id: str, mitra_id: str) -> None: ...
 
+    def payment_settled(self, payment_request_id: str) -> None: ...
+
+    async def rescind_for(self, mitra_id: str) -> None: ...
+
 
 class Sessions(Protocol):
     """The door to every living session; `halo.actors.registry.Registry`."""

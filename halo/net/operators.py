@@ -19,8 +19,9 @@ from halo.config import LiveConfig
 from halo.errors import InvalidState, MitraDeactivated, Refusal, SessionNotActive
 from halo.events import EndedBy
 from halo.net.call import Call, Handler, Reception, new_app, serve_routes
+from halo.net.callers import Callers
+from halo.net.connection import CLOSE_DEACTIVATED
 from halo.net.desk import Desk
-from halo.net.door import Door
 from halo.oversight import (
     Deactivated,
     Health,
@@ -39,7 +40,8 @@ from halo.store.mitras import MitraPresence, MitraStatus
 
 OPERATOR: Final = "admin key"
 """Who is written down for a change made with the key; on the status page people have names."""
-CLOSE_DEACTIVATED: Final = 4403
+READY_SECONDS: Final = 1.0
+"""A Postgres that takes longer to say yes is not one to send people to, and the asker's own patience is about two."""
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger("halo.net")
 
@@ -47,8 +49,8 @@ _log: structlog.typing.FilteringBoundLogger = structlog.get_logger("halo.net")
 def create_admin(desk: Desk) -> QuartTrio:
     """The application of the admin listener."""
     app = new_app(__name__)
-    door = Door(desk.settings, desk.clock, desk.tokens)
-    reception = Reception(door, desk.idempotency, desk.draining, sandbox=desk.settings.sandbox)
+    callers = Callers(desk.settings, desk.clock, desk.tokens)
+    reception = Reception(callers, desk.idempotency, desk.draining, sandbox=desk.settings.sandbox)
     handlers = _health_handlers(desk) | _people_handlers(desk) | _session_handlers(desk) | _book_handlers(desk)
     serve_routes(app, OPERATOR_ROUTES, handlers, reception)
     return app
@@ -64,7 +66,10 @@ def _health_handlers(desk: Desk) -> dict[str, Handler]:
             return _health(Health(status="draining"))
         if desk.starting():
             return _health(Health(status="starting"))
-        if not await desk.store_answers():
+        answers = False
+        with trio.move_on_after(READY_SECONDS):
+            answers = await desk.store_answers()
+        if not answers:
             return _health(Health(status="unavailable", degraded=degraded))
         return _health(Health(status="ok", degraded=degraded))
 
@@ -94,6 +99,7 @@ def _people_handlers(desk: Desk) -> dict[str, Handler]:
             trio.open_nursery() as nursery
         ):  # side by side: a Valkey that hangs must not hold up the closing of sockets
             nursery.start_soon(desk.mirror.deactivated, mitra_id)
+            nursery.start_soon(wake_searches, mitra_id)
             for session_id in done.session_ids:
                 nursery.start_soon(end_for_deactivation, session_id, ended)
             desk.connections.close_user(mitra_id, CLOSE_DEACTIVATED)
@@ -103,6 +109,12 @@ def _people_handlers(desk: Desk) -> dict[str, Handler]:
             ended_sessions=tuple(ended),
             revoked_auth_sessions=len(done.auth_session_ids),
         )
+
+    async def wake_searches(mitra_id: str) -> None:
+        try:
+            await desk.pairings.rescind_for(mitra_id)
+        except Refusal as refusal:  # a search that is not woken sees the withdrawn offer when its wave is over
+            _log.warning("searches_not_woken", code=refusal.code)
 
     async def end_for_deactivation(session_id: str, ended: list[str]) -> None:
         try:

@@ -6,6 +6,7 @@ that it passed, and never by its text, which may hold anything. Read next: `halo
 
 import traceback
 from http import HTTPStatus
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -79,7 +80,9 @@ def answer_problems(app: QuartTrio) -> None:
             "request_fault",
             route=None if request.url_rule is None else request.url_rule.rule,
             fault=type(fault).__name__,
-            passed=[f"{line.name}:{line.lineno}" for line in traceback.extract_tb(fault.__traceback__)][-12:],
+            passed=[f"{Path(line.filename).name}:{line.lineno}" for line in traceback.extract_tb(fault.__traceback__)][
+                -12:
+            ],
         )
         return problem(InternalFault(), request.path)
 

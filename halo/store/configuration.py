@@ -1,11 +1,11 @@
 """The live configuration in force on this node: one reading, replaced as a whole.
 
-A change on this node is in force when `change` returns; one on another node is seen by looking at the version every second. A
+A change on this node is in force as soon as it is committed; one on another node is seen by looking at the version every second. A
 stored value that cannot be read is an alarm, and means what `halo/config.py` says it means. Read next:
 `halo/store/live_config.py`.
 """
 
-from collections.abc import Mapping
+import contextlib
 from typing import Final, NoReturn
 
 import structlog
@@ -24,7 +24,7 @@ class Configuration:
     """Holds the reading; everybody else asks `current` at each decision."""
 
     def __init__(self, store: LiveConfigStore) -> None:
-        self._store = store
+        self.store = store
         self._current = LiveConfig()
         self._alarmed_version = -1
 
@@ -37,7 +37,7 @@ class Configuration:
         Raises:
             StoreUnavailable
         """
-        config, unreadable = await self._store.load()
+        config, unreadable = await self.store.load()
         if unreadable and self._alarmed_version != config.version:
             log.error("configuration_unreadable", keys=unreadable, version=config.version)
             self._alarmed_version = config.version
@@ -45,21 +45,13 @@ class Configuration:
             self._current = config
         return self._current
 
-    async def change(self, changes: Mapping[str, object], operator: str) -> LiveConfig:
-        """All keys or none, audited; in force on this node when it returns.
-
-        Raises:
-            ValidationFailed, StoreUnavailable
-        """
-        changed = await self._store.change(changes, operator)
+    def adopt(self, changed: LiveConfig) -> None:
+        """A change was made on this node: it is in force from now on."""
         if changed.version > self._current.version:
             self._current = changed
-        return changed
 
     async def serve(self) -> NoReturn:
         while True:
             await trio.sleep(LOOK_SECONDS)
-            try:
+            with contextlib.suppress(StoreUnavailable):  # the reading in force stays in force
                 await self.load()
-            except StoreUnavailable:
-                pass  # the reading in force stays in force

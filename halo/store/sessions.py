@@ -128,6 +128,11 @@ class Sessions:
     async def list_living_of(self, user_id: str) -> list[str]:
         return [row.session_id for row in await self._db.fetch_all(SQL["list_living_of"], {"user_id": user_id})]
 
+    async def list_without_active_mitra(self) -> list[str]:
+        """Living sessions of this node whose mitra was deactivated."""
+        rows = await self._db.fetch_all(SQL["list_without_active_mitra"], {"owner": self.owner})
+        return [row.session_id for row in rows]
+
     async def find_extension(self, session_id: str, extension_id: str) -> Extension | None:
         row = await self._db.fetch_one(SQL["load_extension"], {"session_id": session_id, "extension_id": extension_id})
         return None if row is None else _extension(row, prefix="", session_id=session_id)

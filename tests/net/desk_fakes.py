@@ -240,7 +240,9 @@ class FakeMirror:
     trusted: bool = True
     told: list[tuple[str, str]] = field(default_factory=list)
     refusal: Refusal | None = None
-    verdict: Reachability = Reachability(online=True, heartbeat_age_ms=5_000, heartbeat_fresh=True, source="mirror")
+    verdict: Reachability = field(
+        default_factory=lambda: Reachability(online=True, heartbeat_age_ms=5_000, heartbeat_fresh=True, source="mirror")
+    )
 
     async def went_online(self, mitra_id: str, at: Moment) -> None:
         self.told.append(("online", mitra_id))
@@ -305,7 +307,12 @@ class FakeIdempotency:
 @dataclass
 class FakePairings:
     started: list[tuple[Any, ...]] = field(default_factory=list)
-    view_now: PairingView = PairingView(pairing_id=PAIRING, status=PairingStatus.SEARCHING)
+    view_now: PairingView = field(
+        default_factory=lambda: PairingView(pairing_id=PAIRING, status=PairingStatus.SEARCHING)
+    )
+    settled: list[str] = field(default_factory=list)
+    rescinded: list[str] = field(default_factory=list)
+    refusal: Refusal | None = None
 
     async def start(
         self, customer_id: str, payment_request_id: str, topic_sensitivity: Topic, pairing_id: str | None = None
@@ -344,6 +351,14 @@ class FakePairings:
     async def decline(self, offer_id: str, mitra_id: str) -> None:
         if offer_id != OFFER:
             raise NotFound
+
+    def payment_settled(self, payment_request_id: str) -> None:
+        self.settled.append(payment_request_id)
+
+    async def rescind_for(self, mitra_id: str) -> None:
+        if self.refusal:
+            raise self.refusal
+        self.rescinded.append(mitra_id)
 
 
 @dataclass
@@ -531,16 +546,18 @@ class House:
         kind = user_type or (Party.MITRA if user_id == MITRA else Party.CUSTOMER)
         return self.tokens.issue(kind, user_id, family)
 
-    async def call(self, method: str, path: str, body: Any = None, *, by: str | None = CUSTOMER, **headers: str) -> "Told":
+    async def call(
+        self, method: str, path: str, body: Any = None, *, by: str | None = CUSTOMER, **headers: str
+    ) -> "Told":
         """A call to the apps' API; a `body` that is bytes goes as it is, everything else as JSON. `by=None`: no token."""
         if by is not None:
             headers = {"Authorization": f"Bearer {self.token(by)}", **headers}
-        return await _speak(self.api, method, path, body, headers)
+        return await speak(self.api, method, path, body, headers)
 
     async def operate(self, method: str, path: str, body: Any = None, key: str | None = ADMIN_KEY) -> "Told":
         """A call to the admin listener."""
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-        return await _speak(self.admin, method, path, body, headers)
+        return await speak(self.admin, method, path, body, headers)
 
     async def deliver(self, report: Any, webhook_id: str = "msg_1", secret: str = WEBHOOK_SECRET) -> "Told":
         """The payment provider's webhook, signed."""
@@ -551,7 +568,7 @@ class House:
             "webhook-timestamp": str(int(now.timestamp())),
             "webhook-signature": Webhook(secret).sign(webhook_id, now, text),
         }
-        return await _speak(self.api, "POST", "/api/payments/webhook", text.encode(), headers)
+        return await speak(self.api, "POST", "/api/payments/webhook", text.encode(), headers)
 
 
 @dataclass(frozen=True)
@@ -581,10 +598,11 @@ class Told:
         return [error["field"] for error in self.json["errors"]]
 
 
-async def _speak(app: QuartTrio, method: str, path: str, body: Any, headers: dict[str, str]) -> Told:
+async def speak(app: QuartTrio, method: str, path: str, body: Any, headers: dict[str, str]) -> Told:
     if body is not None:
         headers = {"content-type": "application/json", **headers}
     data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-    response = await app.test_client().open(path, method=method, data=data, headers=headers)
+    client = app.test_client()
+    response = await client.open(path, method=method, data=data, headers=headers)  # type: ignore[call-arg]  # `json` has a default, which its protocol forgot
     raw = await response.get_data(as_text=False)
     return Told(response.status_code, {name.lower(): value for name, value in response.headers.items()}, bytes(raw))

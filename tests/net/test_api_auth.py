@@ -47,7 +47,7 @@ async def test_without_the_right_key_nobody_is_signed_in(key: str | None) -> Non
 
 
 @pytest.mark.parametrize(
-    "body, named",
+    ("body", "named"),
     [
         ({}, ["user_type"]),
         ({"user_type": "admin"}, ["user_type"]),

@@ -127,7 +127,7 @@ async def test_a_refusal_of_the_session_is_the_refusal_of_the_call(refusal: Refu
     assert (answer.status, answer.code) == (refusal.status, refusal.code)
 
 
-@pytest.mark.parametrize("accepted, status", [(True, "accepted"), (False, "rejected")])
+@pytest.mark.parametrize(("accepted", "status"), [(True, "accepted"), (False, "rejected")])
 async def test_the_mitra_answers_an_extension(accepted: bool, status: str) -> None:
     house = House()
     answer = await house.call("POST", f"{CHAT}/extensions/{EXTENSION}/respond", {"accepted": accepted}, by=MITRA)
@@ -148,7 +148,7 @@ async def test_the_customer_takes_the_question_back() -> None:
     assert house.sessions.asked == [("cancel", SESSION, EXTENSION, CUSTOMER)]
 
 
-@pytest.mark.parametrize("who, by", [(CUSTOMER, EndedBy.CUSTOMER), (MITRA, EndedBy.MITRA)])
+@pytest.mark.parametrize(("who", "by"), [(CUSTOMER, EndedBy.CUSTOMER), (MITRA, EndedBy.MITRA)])
 async def test_a_participant_ends_the_session_in_their_own_name(who: str, by: EndedBy) -> None:
     house = House()
     answer = await house.call("POST", f"{CHAT}/end", by=who)

@@ -47,7 +47,7 @@ async def test_a_heartbeat_is_for_the_mirror_alone_and_answers_nothing() -> None
 
 
 @pytest.mark.parametrize(
-    "refusal, status, code",
+    ("refusal", "status", "code"),
     [
         (MitraDeactivated(), 403, "MITRA_DEACTIVATED"),
         (MitraOffline(), 409, "MITRA_OFFLINE"),

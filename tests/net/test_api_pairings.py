@@ -4,7 +4,9 @@ from tests.net.desk_fakes import CUSTOMER, PAIRING, PAYMENT, SESSION, STRANGER, 
 
 async def test_a_search_is_started_and_answered_at_once() -> None:
     house = House()
-    answer = await house.call("POST", "/api/pairings", {"payment_request_id": PAYMENT, "topic_sensitivity": "sensitive"})
+    answer = await house.call(
+        "POST", "/api/pairings", {"payment_request_id": PAYMENT, "topic_sensitivity": "sensitive"}
+    )
     assert (answer.status, answer.json) == (
         202,
         {"pairing_id": PAIRING, "status": "searching", "session_id": None, "cause": None},

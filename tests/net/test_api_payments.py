@@ -7,7 +7,7 @@ import pytest
 from standardwebhooks import Webhook
 
 from halo.payment import PaymentStatus
-from tests.net.desk_fakes import MITRA, SESSION, STRANGER, WEBHOOK_SECRET, House, _speak
+from tests.net.desk_fakes import MITRA, SESSION, STRANGER, WEBHOOK_SECRET, House, speak
 
 WEBHOOK = "/api/payments/webhook"
 
@@ -90,6 +90,7 @@ async def test_a_failed_payment_is_told_too_and_nobody_is_nudged_when_nobody_wai
     assert (await house.deliver(report(payment, type="payment.failed"))).status == 204
     assert house.payments.rows[payment["id"]].failure_cause == "payment_failed"
     assert house.sessions.settled == []
+    assert house.pairings.settled == [payment["id"]], "a search with this payment must give up"
 
 
 async def test_an_unknown_payment_is_not_found_and_an_unknown_type_is_named() -> None:
@@ -127,17 +128,17 @@ async def test_the_signature_is_over_the_bytes_that_came_and_over_the_id_and_the
     house = House()
     text = json.dumps(report(await pay(house)))
     good = signed(text)
-    assert (await _speak(house.api, "POST", WEBHOOK, text.replace(" ", "").encode(), good)).status == 401
-    assert (await _speak(house.api, "POST", WEBHOOK, text.encode(), good | {"webhook-id": "other"})).status == 401
-    assert (await _speak(house.api, "POST", WEBHOOK, text.encode(), good | {"webhook-timestamp": "1"})).status == 401
-    assert (await _speak(house.api, "POST", WEBHOOK, text.encode(), good)).status == 204
+    assert (await speak(house.api, "POST", WEBHOOK, text.replace(" ", "").encode(), good)).status == 401
+    assert (await speak(house.api, "POST", WEBHOOK, text.encode(), good | {"webhook-id": "other"})).status == 401
+    assert (await speak(house.api, "POST", WEBHOOK, text.encode(), good | {"webhook-timestamp": "1"})).status == 401
+    assert (await speak(house.api, "POST", WEBHOOK, text.encode(), good)).status == 204
 
 
 @pytest.mark.parametrize("age", [timedelta(minutes=6), timedelta(minutes=-6)], ids=["old", "from the future"])
 async def test_a_delivery_from_long_ago_or_from_the_future_is_refused(age: timedelta) -> None:
     house = House()
     text = json.dumps(report(await pay(house)))
-    assert (await _speak(house.api, "POST", WEBHOOK, text.encode(), signed(text, age=age))).status == 401
+    assert (await speak(house.api, "POST", WEBHOOK, text.encode(), signed(text, age=age))).status == 401
 
 
 @pytest.mark.parametrize(
@@ -159,12 +160,12 @@ async def test_headers_that_the_library_cannot_take_apart_are_bad_signatures_and
 ) -> None:
     house = House()
     text = json.dumps(report(await pay(house)))
-    answer = await _speak(house.api, "POST", WEBHOOK, text.encode(), signed(text) | changes)
+    answer = await speak(house.api, "POST", WEBHOOK, text.encode(), signed(text) | changes)
     assert (answer.status, answer.code) == (401, "UNAUTHENTICATED")
 
 
 async def test_a_signed_body_that_is_not_utf8_is_a_bad_signature_and_no_fault() -> None:
-    assert (await _speak(House().api, "POST", WEBHOOK, b"\xff\xfe", signed("{}"))).status == 401
+    assert (await speak(House().api, "POST", WEBHOOK, b"\xff\xfe", signed("{}"))).status == 401
 
 
 async def test_of_several_signatures_one_good_one_is_enough() -> None:
@@ -172,7 +173,7 @@ async def test_of_several_signatures_one_good_one_is_enough() -> None:
     text = json.dumps(report(await pay(house)))
     headers = signed(text)
     headers["webhook-signature"] = "v1,AAAA " + headers["webhook-signature"]
-    assert (await _speak(house.api, "POST", WEBHOOK, text.encode(), headers)).status == 204
+    assert (await speak(house.api, "POST", WEBHOOK, text.encode(), headers)).status == 204
 
 
 # ---- the sandbox
@@ -208,3 +209,9 @@ async def test_what_is_spent_or_failed_cannot_be_confirmed(status: PaymentStatus
     )
     answer = await house.call("POST", f"/api/sandbox/payments/{payment['id']}/confirm")
     assert (answer.status, answer.code) == (409, "INVALID_STATE")
+
+
+async def test_a_secret_without_padding_is_taken_too() -> None:
+    house = House(webhook_secret=WEBHOOK_SECRET.rstrip("="))
+    answer = await house.deliver(report(await pay(house)), secret=WEBHOOK_SECRET)
+    assert answer.status == 204

@@ -1,4 +1,5 @@
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -6,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.datastructures import Headers
 
-from halo.errors import NotFound, Refusal, ValidationFailed
+from halo.errors import NotFound, ValidationFailed
 from halo.net.body import check_media_type, decode_body, decode_object, decode_places, decode_query
 from halo.resources import AskExtension, BodyMalformed, MediaTypeRefused, OpenAuthSession, RequestPayment
 from halo.routes import API_ROUTES, OPERATOR_ROUTES
@@ -91,10 +92,8 @@ def test_huge_numbers_are_left_to_the_rules_that_know_what_is_sane() -> None:
 @given(st.binary(max_size=200))
 def test_no_bytes_whatever_raise_anything_but_a_refusal(raw: bytes) -> None:
     for kind in (RequestPayment, OpenAuthSession):
-        try:
+        with suppress(BodyMalformed, ValidationFailed):
             decode_body(kind, raw)
-        except Refusal as refusal:
-            assert refusal.status in {400, 422}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,10 +8,11 @@ from prometheus_client import Counter
 
 from halo.errors import MitraDeactivated, StoreUnavailable
 from halo.events import EndedBy
+from halo.net.operators import create_admin
 from halo.routes import OPERATOR_ROUTES, Who
 from halo.session import SessionStatus
 from halo.store.mitras import Deactivation
-from tests.net.desk_fakes import ADMIN_KEY, FAMILY, MITRA, PAYMENT, SESSION, STRANGER, House, session
+from tests.net.desk_fakes import ADMIN_KEY, FAMILY, MITRA, PAYMENT, SESSION, STRANGER, House, session, speak
 
 KEYED = [route for route in OPERATOR_ROUTES if route.who is Who.OPERATOR]
 
@@ -69,7 +71,7 @@ async def test_all_keys_change_or_none_and_each_bad_one_is_named() -> None:
     assert (await house.operate("GET", "/api/config")).json["price_per_minute"] == 1_000
 
 
-@pytest.mark.parametrize("body, status", [(b"[]", 422), (b"{", 400), (b'{"currency":NaN}', 400)])
+@pytest.mark.parametrize(("body", "status"), [(b"[]", 422), (b"{", 400), (b'{"currency":NaN}', 400)])
 async def test_a_change_that_is_no_json_object_is_refused(body: bytes, status: int) -> None:
     assert (await House().operate("PATCH", "/api/config", body)).status == status
 
@@ -92,7 +94,7 @@ async def test_mitras_are_listed_in_pages_by_status() -> None:
 def with_deactivation(*session_ids: str) -> House:
     house = House()
     house.mitras.deactivation = Deactivation(
-        mitra_id=MITRA, auth_session_ids=[FAMILY], offer_ids=[], session_ids=list(session_ids)
+        mitra_id=MITRA, auth_session_ids=[FAMILY], offer_ids=[], pairing_ids=[], session_ids=list(session_ids)
     )
     return house
 
@@ -110,6 +112,7 @@ async def test_a_deactivation_shuts_out_at_once_everywhere_on_this_node() -> Non
     assert house.mirror.told == [("deactivated", MITRA)]
     assert house.connections.closed == [(MITRA, 4403)]
     assert house.sessions.asked == [("end", SESSION, EndedBy.DEACTIVATION, None)]
+    assert house.pairings.rescinded == [MITRA]
     with pytest.raises(MitraDeactivated):
         house.tokens.verify(house.token(MITRA))
 
@@ -117,7 +120,7 @@ async def test_a_deactivation_shuts_out_at_once_everywhere_on_this_node() -> Non
 async def test_one_session_that_cannot_be_ended_does_not_save_the_others() -> None:
     house = with_deactivation(PAYMENT, SESSION)
     house.sessions.living[SESSION] = session(status=SessionStatus.ENDED, running_since=None, expires_at=None)
-    house.sessions.refusal = StoreUnavailable()
+    house.sessions.refusal = house.pairings.refusal = StoreUnavailable()
     answer = await house.operate("POST", f"/api/mitras/{MITRA}/deactivate")
     assert (answer.status, answer.json["ended_sessions"]) == (200, [])
     assert {asked[1] for asked in house.sessions.asked} == {PAYMENT, SESSION}
@@ -201,6 +204,20 @@ async def test_readyz_follows_postgres_and_only_notes_valkey() -> None:
     house.store_is_up = False
     answer = await house.operate("GET", "/readyz", key=None)
     assert (answer.status, answer.json["status"]) == (503, "unavailable")
+
+
+async def test_readyz_does_not_wait_for_a_postgres_that_hangs(autojump_clock: trio.testing.MockClock) -> None:
+    house = House()
+
+    async def hang() -> bool:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    admin = create_admin(replace(house.desk, store_answers=hang))
+    began = trio.current_time()
+    answer = await speak(admin, "GET", "/readyz", None, {})
+    assert (answer.status, answer.json["status"]) == (503, "unavailable")
+    assert trio.current_time() - began <= 1.0
 
 
 @pytest.mark.parametrize("state", ["starting", "draining"])

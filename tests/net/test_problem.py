@@ -6,7 +6,7 @@ from quart_trio import QuartTrio
 from halo.errors import RateLimited, StoreUnavailable, Unauthenticated, ValidationFailed
 from halo.net.call import new_app
 from halo.net.problem import problem_of
-from tests.net.desk_fakes import Told, _speak
+from tests.net.desk_fakes import Told, speak
 
 
 def app_that_raises(error: BaseException) -> QuartTrio:
@@ -20,7 +20,7 @@ def app_that_raises(error: BaseException) -> QuartTrio:
 
 
 async def told(error: BaseException) -> Told:
-    return await _speak(app_that_raises(error), "POST", "/boom", None, {})
+    return await speak(app_that_raises(error), "POST", "/boom", None, {})
 
 
 async def test_a_refusal_tells_its_code_status_sentence_path_and_each_bad_field() -> None:
@@ -72,14 +72,14 @@ async def test_a_refusal_that_comes_out_of_a_nursery_is_still_told() -> None:
 
 async def test_an_unknown_path_and_a_wrong_method_are_problems_too() -> None:
     app = app_that_raises(RuntimeError())
-    nowhere = await _speak(app, "GET", "/nowhere", None, {})
+    nowhere = await speak(app, "GET", "/nowhere", None, {})
     assert (nowhere.status, nowhere.code, nowhere.json["instance"]) == (404, "NOT_FOUND", "/nowhere")
-    wrong = await _speak(app, "GET", "/boom", None, {})
+    wrong = await speak(app, "GET", "/boom", None, {})
     assert (wrong.status, wrong.code, wrong.headers["allow"]) == (405, "METHOD_NOT_ALLOWED", "POST")
 
 
 async def test_no_answer_is_kept_by_a_cache_or_guessed_at_by_a_browser() -> None:
-    for answer in (await told(StoreUnavailable()), await _speak(new_app("t"), "GET", "/", None, {})):
+    for answer in (await told(StoreUnavailable()), await speak(new_app("t"), "GET", "/", None, {})):
         assert answer.headers["cache-control"] == "no-store"
         assert answer.headers["x-content-type-options"] == "nosniff"
 

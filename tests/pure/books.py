@@ -256,6 +256,8 @@ class WallClock:
     def _credit(self, before: Session, step: Step, event: DowntimeCredited) -> None:
         assert before.deadline_at is not None
         assert step.session.deadline_at == max(before.deadline_at + event.downtime_ms, event.not_before), "(T3, S5)"
+        if step.session.status is SessionStatus.CLOSING:
+            self.grace_ms = max(self.grace_ms, event.not_before - step.at)  # the reconnect grace may lengthen it
         if step.session.extension is not None:
             assert step.session.extension.deadline_at == step.session.deadline_at
 

@@ -137,7 +137,7 @@ class Story:
         return self.happens(PaymentConfirmed(at=self.now))
 
     def payment_fails(self) -> Self:
-        return self.happens(PaymentFailed(at=self.now))
+        return self.happens(PaymentFailed(at=self.now, config=self.config))
 
     def asks(self, *, minutes: int = 5, price: int = 5_000) -> Self:
         return self.happens(self.asking(minutes=minutes, price=price))

@@ -87,7 +87,7 @@ def every_event(story: Story) -> list[Event]:
     late = max(now, story.session.deadline_at or now)
     return [
         PaymentConfirmed(at=now),
-        PaymentFailed(at=now),
+        PaymentFailed(at=now, config=config),
         DeadlineReached(at=late, config=config),
         DeadlineReached(at=late, config=config, reachability=THERE),
         story.asking(),
@@ -447,7 +447,36 @@ def test_a_cancelled_request_with_no_time_left_opens_the_grace() -> None:
     assert story.frame("session_closing").reason == "extension_cancelled"
 
 
+@pytest.mark.parametrize("settings", [{}, CLOSE])
+def test_money_that_is_taken_back_voids_the_request_and_nobody_loses_a_minute(settings: dict[str, Any]) -> None:
+    """The payment has failed already, with its own cause: the step must not fail it a second time."""
+    story = Story.paid(minutes=10, **settings).after(minutes=4).asks().after(seconds=15).payment_fails()
+    story.is_(ACTIVE, expires_at=story.now + 6 * MINUTE).keeps(paid=10, served=4, remaining=6)
+    story.wrote(
+        ResolveExtension(extension_id=EXTENSION, status=ExtensionStatus.CANCELLED, decided_by=DecidedBy.PAYMENT),
+        RecordFailure(cause=FailureCause.PAYMENT_FAILED, extension_id=EXTENSION),
+    )
+    story.said("both extension_response", "both session_resumed").because("payment_failed", extension_id=EXTENSION)
+    response = story.frame("extension_response")
+    assert (response.accepted, response.reason, response.via_timeout) == (False, "cancelled", False)
+
+
+def test_money_that_is_taken_back_in_the_grace_gives_the_rest_of_the_grace_back() -> None:
+    story = Story.paid(closure_grace_seconds=120).at_the_deadline().after(seconds=50).asks().after(seconds=9)
+    story.payment_fails().is_(CLOSING, deadline_at=story.now + 70 * SECOND)
+    assert story.frame("session_closing").reason == "payment_failed"
+
+
 # ---- extension: the deadline
+
+
+@pytest.mark.parametrize("status", sorted(set(SessionStatus) - {ENDED}))
+def test_the_deadline_that_was_acted_upon_stands_in_the_evidence(status: SessionStatus) -> None:
+    story = reached(status)
+    due = story.session.deadline_at
+    assert due is not None
+    story.at_the_deadline(late_ms=250)
+    assert story.step.evidence["deadline_at"] == rfc3339(due)
 
 
 @pytest.mark.parametrize(("online", "fresh", "connected"), list(product([True, False], repeat=3)))

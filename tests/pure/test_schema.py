@@ -59,7 +59,7 @@ def resolve(document: Any, pointer: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    "routes, specified", [(API_ROUTES, SPECIFIED_API), (OPERATOR_ROUTES, SPECIFIED_ADMIN)], ids=["api", "admin"]
+    ("routes", "specified"), [(API_ROUTES, SPECIFIED_API), (OPERATOR_ROUTES, SPECIFIED_ADMIN)], ids=["api", "admin"]
 )
 def test_the_table_holds_exactly_the_calls_of_the_specification(routes: tuple[Route, ...], specified: str) -> None:
     assert calls(routes) == listed(specified)
@@ -134,7 +134,7 @@ def test_a_change_of_configuration_may_name_each_key_and_must_name_none() -> Non
 
 
 @pytest.mark.parametrize(
-    "channel, incoming, outgoing",
+    ("channel", "incoming", "outgoing"),
     [
         ("chat", protocol.ChatFrame, protocol.ChatServerFrame),
         ("lobby", protocol.LobbyFrame, protocol.LobbyServerFrame),

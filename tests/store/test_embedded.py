@@ -34,6 +34,9 @@ def data_dir() -> Iterator[Path]:
     """Short enough for sockets, and not below pytest's own: every start of pytest takes away what others may do there."""
     with tempfile.TemporaryDirectory(prefix="halo-tests-") as home:
         yield Path(home, ".halo")
+        for lock in Path(home).rglob("lock"):  # a test that failed halfway leaves no servers to the machine
+            for pid in processes_of(lock.parent):
+                os.kill(pid, signal.SIGKILL)
 
 
 def ask(url: str, statement: str) -> Any:

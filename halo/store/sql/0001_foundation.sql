@@ -73,6 +73,7 @@ CREATE TABLE auth_sessions (
     revoked_at timestamptz,
     revoked_because text
 );
+CREATE INDEX auth_sessions_revoked_at ON auth_sessions (revoked_at) WHERE revoked_at IS NOT NULL;
 CREATE INDEX auth_sessions_user ON auth_sessions (user_id) WHERE revoked_at IS NULL;
 
 -- Hashes of refresh tokens that were rotated away: seeing one again means that it was stolen.
@@ -192,7 +193,7 @@ CREATE TABLE session_extensions (
     refusal_outcome text NOT NULL CHECK (refusal_outcome IN ('resume', 'close')),
     config_version bigint NOT NULL,
     responded_at timestamptz,
-    decided_by text CHECK (decided_by IN ('answered', 'timeout', 'safeguard', 'cancelled', 'session_ended')),
+    decided_by text CHECK (decided_by IN ('answered', 'timeout', 'safeguard', 'cancelled', 'session_ended', 'payment_failed')),
     CHECK ((status = 'pending') = (responded_at IS NULL)),
     CHECK ((status = 'pending') = (decided_by IS NULL))
 );

@@ -1,4 +1,4 @@
-"""The door of the HTTP servers: who is this, may they make this call, and how often.
+"""Who makes an HTTP call, whether they may, and how often.
 
 Secrets are compared in constant time, and a wrong one is answered like a missing one. A good credential always comes in; a bad one
 costs its address a token, and an address without tokens is told to wait, which makes guessing slow. (The operators' key may be as
@@ -29,8 +29,8 @@ WEBHOOK_ID_CHARACTERS_MAX: Final = 256
 _PARTY_OF: Final = {Who.CUSTOMER: Party.CUSTOMER, Who.MITRA: Party.MITRA}
 
 
-class Door:
-    """Lets calls in or raises a `Refusal`; one for each application."""
+class Callers:
+    """Tells who makes a call, or raises a `Refusal`; one for each application."""
 
     def __init__(self, settings: Settings, clock: Clock, tokens: Tokens) -> None:
         self._tokens = tokens
@@ -42,7 +42,7 @@ class Door:
         self._creates = Buckets(Rate(tokens=per_minute, per_ms=60_000, burst=per_minute), clock)
         self._failures = Buckets(FAILURES, clock)
 
-    def admit(self, route: Route, headers: Headers, raw: bytes, address: str) -> Identity | None:
+    def identify(self, route: Route, headers: Headers, raw: bytes, address: str) -> Identity | None:
         """Who makes this call; None where that is nobody in particular.
 
         Raises:
@@ -85,10 +85,8 @@ class Door:
             raise Unauthenticated("The webhook's signature does not hold.")
         try:
             self._webhook.verify(raw, signed, json_parse=False)
-        except (
-            WebhookVerificationError,
-            ValueError,
-        ):  # ValueError: bytes or headers that the library cannot take apart
+        except (WebhookVerificationError, ValueError):
+            # ValueError comes of bytes and headers that the library cannot take apart: no UTF-8, no comma, no base64.
             raise Unauthenticated("The webhook's signature does not hold.") from None
 
 

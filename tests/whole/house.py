@@ -1,0 +1,220 @@
+"""A whole halo for a test: the real server in this process or in one of its own, on the real stores, and people who use it.
+
+What is here knows the wire and nothing of halo's inside, but for the database that a test may look into afterwards. Read next:
+`tests/whole/test_chat_protocol.py`.
+"""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import trio
+
+from halo.client import ApiClient, CallRefused, Socket, open_api, open_socket
+from halo.clock import Clock
+from halo.demo.stage import Stage, open_stage
+from halo.server import Server, open_server
+from halo.settings import Settings
+from halo.store.invariants import find_violations
+from halo.store.postgres import Postgres, open_postgres
+
+WEBHOOK_SECRET = "whsec_" + "c2l4dGVlbiBieXRlcyBhbmQgc29tZSBtb3Jl"
+SECRETS = {
+    "HALO_TOKEN_SECRET": "a secret of thirty-two characters",
+    "HALO_SERVER_KEY": "the key of the backend",
+    "HALO_WEBHOOK_SECRET": WEBHOOK_SECRET,
+    "HALO_ADMIN_KEY": "the key of the operators",
+    "HALO_ADMIN_PASSWORD": "open sesame",
+}
+UNLIMITED = {
+    "HALO_MESSAGES_PER_10S": "0",
+    "HALO_BYTES_PER_S": "0",
+    "HALO_CONNECTIONS_PER_USER": "0",
+    "HALO_CONNECTIONS_PER_ADDRESS": "0",
+    "HALO_HANDSHAKES_PER_S": "0",
+    "HALO_REQUESTS_PER_S": "0",
+    "HALO_CREATES_PER_MINUTE": "0",
+}
+"""A test that is about a limit sets it."""
+LOOPBACK = {"HALO_WS_BIND": "127.0.0.1:0", "HALO_API_BIND": "127.0.0.1:0", "HALO_ADMIN_BIND": "127.0.0.1:0"}
+PATIENCE_SECONDS = 10.0
+"""For what takes milliseconds here: only a hung server needs it all."""
+
+
+@dataclass
+class Person:
+    """A customer or a mitra with a token."""
+
+    user_id: str
+    token: str
+    refresh_token: str
+
+    @property
+    def authorization(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}"}
+
+
+@dataclass
+class House:
+    """A running halo, seen from outside."""
+
+    ready: dict[str, Any]
+    db: Postgres
+    api: ApiClient = field(repr=False)
+    server: Server | None = None
+    """Only when it runs in this process."""
+
+    @property
+    def own(self) -> Server:
+        assert self.server is not None  # it runs in this process
+        return self.server
+
+    @property
+    def ws_port(self) -> int:
+        port = urlsplit(self.ready["ws"]).port
+        assert port is not None
+        return port
+
+    async def admit(self, user_type: str, **wish: Any) -> Person:
+        """A new person with a token."""
+        key = {"X-Halo-Key": SECRETS["HALO_SERVER_KEY"]}
+        opened = await self.api.call("POST", "/api/auth/sessions", {"user_type": user_type, **wish}, key)
+        return Person(opened["user_id"], opened["access_token"], opened["refresh_token"])
+
+    async def call(self, person: Person, method: str, path: str, body: Any = None, **headers: str) -> Any:
+        """One HTTP call as this person; Raises CallRefused."""
+        body = {} if body is None and method == "POST" else body
+        return await self.api.call(method, path, body, person.authorization | headers)
+
+    async def operate(self, method: str, path: str, body: Any = None) -> Any:
+        """One call of an operator."""
+        key = {"Authorization": f"Bearer {SECRETS['HALO_ADMIN_KEY']}"}
+        return await self.api.call(method, self.ready["admin"] + path, body, key)
+
+    async def configure(self, **changes: Any) -> None:
+        """Change the live configuration; it is in force when this returns."""
+        await self.operate("PATCH", "/api/config", changes)
+
+    async def pay(self, customer: Person, minutes: int = 5, **wish: Any) -> dict[str, Any]:
+        """A confirmed payment."""
+        made = await self.call(customer, "POST", "/api/payments", {"duration_minutes": minutes, **wish})
+        paid: dict[str, Any] = await self.call(customer, "POST", f"/api/sandbox/payments/{made['id']}/confirm")
+        return paid
+
+    async def pay_extension(self, customer: Person, session_id: str | None = None, minutes: int = 2) -> dict[str, Any]:
+        wish = {} if session_id is None else {"session_id": session_id}
+        return await self.pay(customer, minutes, is_extension=True, **wish)
+
+    async def go_online(self, mitra: Person, rooms: int = 3) -> None:
+        """Online, heard of just now, and with so much room."""
+        await self.db.execute("UPDATE mitras SET max_sessions = %(n)s WHERE mitra_id = %(id)s", {"n": rooms, "id": mitra.user_id})
+        await self.call(mitra, "POST", "/api/mitra/status/online")
+        await self.call(mitra, "POST", "/api/mitra/heartbeat")
+
+    async def pair(self, customer: Person, mitra: Person, minutes: int = 5) -> str:
+        """An active session of these two; the mitra must be online."""
+        payment = await self.pay(customer, minutes)
+        await self.call(customer, "POST", "/api/pairings", {"payment_request_id": payment["id"]})
+        with trio.fail_after(PATIENCE_SECONDS):
+            while not (offers := (await self.call(mitra, "GET", "/api/offers"))["offers"]):
+                await trio.sleep(0.005)
+        accepted = await self.call(mitra, "POST", f"/api/offers/{offers[0]['offer_id']}/accept")
+        session_id: str = accepted["session_id"]
+        return session_id
+
+    async def open_pair(self, minutes: int = 5) -> tuple[Person, Person, str]:
+        """Two people and their active session."""
+        customer, mitra = await self.admit("customer"), await self.admit("mitra")
+        await self.go_online(mitra)
+        return customer, mitra, await self.pair(customer, mitra, minutes)
+
+    def url(self, session_id: str, after_seq: int | str = 0) -> str:
+        return f"{self.ready['ws']}/v1/chat/{session_id}?after_seq={after_seq}"
+
+    def chat(self, session_id: str, person: Person, after_seq: int | str = 0) -> AbstractAsyncContextManager[Socket]:
+        return open_socket(self.url(session_id, after_seq), person.token)
+
+    def lobby(self, person: Person) -> AbstractAsyncContextManager[Socket]:
+        return open_socket(f"{self.ready['ws']}/v1/lobby", person.token)
+
+    async def ask_extension(self, customer: Person, session_id: str, payment: dict[str, Any]) -> dict[str, Any]:
+        asked: dict[str, Any] = await self.call(
+            customer,
+            "POST",
+            f"/api/chat/{session_id}/extensions",
+            {
+                "duration_minutes": payment["duration_minutes"],
+                "price": payment["amount"],
+                "extension_payment_request_id": payment["id"],
+            },
+        )
+        return asked
+
+    async def info(self, session_id: str, person: Person) -> dict[str, Any]:
+        told: dict[str, Any] = await self.call(person, "GET", f"/api/chat/{session_id}/info")
+        return told
+
+    async def require_invariants(self) -> None:
+        checked, violations = await find_violations(self.db)
+        assert checked > 15
+        assert violations == []
+
+
+async def refusal_of(call: Any) -> CallRefused:
+    """The refusal that `call` meets."""
+    try:
+        answer = await call
+    except CallRefused as refused:
+        return refused
+    raise AssertionError(f"not refused: {answer}")
+
+
+def environment_of(database_url: str, valkey_url: str, **changes: str) -> dict[str, str]:
+    return {
+        "HALO_DATABASE_URL": database_url,
+        "HALO_VALKEY_URL": valkey_url,
+        "HALO_SANDBOX": "1",
+        **LOOPBACK,
+        **SECRETS,
+        **UNLIMITED,
+        **changes,
+    }
+
+
+@asynccontextmanager
+async def open_house(database_url: str, valkey_url: str, *, clock: Clock | None = None, **changes: str) -> AsyncIterator[House]:
+    """A server in this process: the fast one, and the one whose inside can be seen."""
+    settings = Settings.read(environment_of(database_url, valkey_url, **changes), {})
+    mask = os.umask(0o077)
+    try:
+        async with open_server(settings, clock) as (server, _), open_postgres(database_url) as db, trio.open_nursery() as nursery:
+            ready = await nursery.start(_run, server)
+            async with open_api(ready["api"]) as api:
+                yield House(ready, db, api, server)
+            server.stop.set()
+    finally:
+        os.umask(mask)
+
+
+async def _run(server: Server, *, task_status: trio.TaskStatus[dict[str, str]]) -> None:
+    await server.run(task_status.started)
+
+
+@asynccontextmanager
+async def open_process(home: Path, database_url: str, valkey_url: str, **changes: str) -> AsyncIterator[tuple[Stage, House]]:
+    """A server in a process of its own, which may be killed; `stage.start()` after that needs `renew`."""
+    async with open_stage(home / "data", environment_of(database_url, valkey_url, **changes)) as stage:
+        await stage.start()
+        async with open_postgres(database_url) as db, open_api(stage.ready["api"]) as api:
+            yield stage, House(stage.ready, db, api)
+
+
+@asynccontextmanager
+async def renewed(stage: Stage, house: House) -> AsyncIterator[House]:
+    """The same house after its server was started again, on other ports."""
+    async with open_api(stage.ready["api"]) as api:
+        yield House(stage.ready, house.db, api)

@@ -1,0 +1,248 @@
+"""What many want at once, one gets: payments, answers, deadlines, deliveries, all over real sockets."""
+
+import json
+from collections import Counter
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import pytest
+import trio
+from standardwebhooks import Webhook
+
+from halo.client import CallRefused, Socket
+from tests.whole.house import WEBHOOK_SECRET, House, Person, open_house
+
+CROWD = 50
+RACES = 200
+
+
+@pytest.mark.parametrize("sessions", [1, 5])
+async def test_of_fifty_requests_on_one_payment_one_is_bound(database_url: str, valkey_url: str, sessions: int) -> None:
+    """Over HTTP and WebSocket, on one and on several sessions of the customer."""
+    async with open_house(database_url, valkey_url) as house, AsyncExitStack() as stack:
+        customer, mitra = await house.admit("customer"), await house.admit("mitra")
+        await house.go_online(mitra, rooms=sessions)
+        session_ids = [await house.pair(customer, mitra) for _ in range(sessions)]
+        sockets = [await stack.enter_async_context(house.chat(session_id, customer)) for session_id in session_ids]
+        payment = await house.pay_extension(customer)
+        told: list[str] = []
+
+        async def ask(number: int) -> None:
+            place = number % sessions
+            if number % 2:
+                told.append(await ask_by_http(house, customer, session_ids[place], payment))
+            else:
+                told.append(await ask_by_socket(sockets[place], payment))
+
+        async with trio.open_nursery() as nursery:
+            for number in range(CROWD):
+                nursery.start_soon(ask, number)
+        # On the winner's own session the others find an extension pending; elsewhere they find the payment bound.
+        assert Counter(told) == {"ack": 1, "SESSION_NOT_ACTIVE": CROWD // sessions - 1} | (
+            {"PAYMENT_IN_USE": CROWD - CROWD // sessions} if sessions > 1 else {}
+        )
+        bound = await house.db.fetch_all("SELECT session_id, status FROM session_extensions")
+        assert [row.status for row in bound] == ["pending"]
+        infos = [await house.info(session_id, customer) for session_id in session_ids]
+        assert [info["session"]["status"] for info in infos].count("extending") == 1
+        assert (await house.call(customer, "GET", f"/api/payments/{payment['id']}"))["status"] == "confirmed"
+        await house.require_invariants()
+
+
+async def test_a_consumed_payment_is_refused_by_its_status_and_a_freed_one_may_be_used_again(database_url: str, valkey_url: str) -> None:
+    async with open_house(database_url, valkey_url) as house:
+        customer, mitra, session_id = await house.open_pair()
+        payment = await house.pay_extension(customer)
+        asked = await house.ask_extension(customer, session_id, payment)
+        path = f"/api/chat/{session_id}/extensions/{asked['extension_id']}"
+        assert (await house.call(customer, "DELETE", path))["status"] == "cancelled"
+        asked = await house.ask_extension(customer, session_id, payment)
+        path = f"/api/chat/{session_id}/extensions/{asked['extension_id']}/respond"
+        assert (await house.call(mitra, "POST", path, {"accepted": True}))["status"] == "accepted"
+        assert await ask_by_http(house, customer, session_id, payment) == "INVALID_STATE"
+        await house.require_invariants()
+
+
+async def test_an_answer_in_the_instant_of_the_deadline_has_one_winner(database_url: str, valkey_url: str) -> None:
+    """Two hundred sessions, half of them with each policy; answers fall within 3 ms of the deadline, before, on and behind it."""
+    async with open_house(database_url, valkey_url) as house:
+        mitra = await house.admit("mitra")
+        await house.go_online(mitra, rooms=100)
+        other = await house.admit("mitra")
+        await house.configure(extension_timeout_seconds=5, pairing_blast_size=1000, pairing_offer_seconds=600)
+        pairs = await open_pairs(house, [mitra, other], RACES)
+        answers: list[tuple[str, bool, str]] = []
+        async with house.chat(pairs[0][2], pairs[0][1]), house.chat(pairs[-1][2], pairs[-1][1]):  # mitras who are there
+            extensions = await ask_all(house, pairs)
+
+            async def answer(number: int) -> None:
+                _, answering, session_id = pairs[number]
+                extension, accepted = extensions[number], number % 2 == 0
+                path = f"/api/chat/{session_id}/extensions/{extension['extension_id']}/respond"
+                at = datetime.fromisoformat(extension["deadline_at"]).timestamp() + (number % 13 - 8) / 1000
+                await trio.sleep(at - datetime.now(UTC).timestamp())
+                try:
+                    status = (await house.call(answering, "POST", path, {"accepted": accepted}))["status"]
+                except CallRefused as refused:
+                    status = refused.code
+                answers.append((extension["extension_id"], accepted, status))
+
+            async with trio.open_nursery() as nursery:
+                for number in range(RACES):
+                    nursery.start_soon(answer, number)
+        rows = await house.db.fetch_all("SELECT extension_id, status, decided_by, default_action_on_timeout AS policy FROM session_extensions")
+        decided = {row.extension_id: row for row in rows}
+        assert len(decided) == len(answers) == RACES
+        for extension_id, accepted, told in answers:
+            row = decided[extension_id]
+            if told == "EXTENSION_RESOLVED":
+                assert (row.decided_by, row.status) == ("timeout", "accepted" if row.policy == "auto_approve" else "timeout")
+            else:
+                assert (row.decided_by, row.status, told) == ("answered", told, "accepted" if accepted else "rejected")
+        winners = Counter(told == "EXTENSION_RESOLVED" for _, _, told in answers)
+        assert winners[True] >= RACES // 20, "the deadline never won: this was no race"
+        assert winners[False] >= RACES // 20, "the answer never won: this was no race"
+        await house.require_invariants()
+
+
+async def test_answer_cancel_and_end_at_once_have_one_winner_and_the_others_are_told(database_url: str, valkey_url: str) -> None:
+    rounds = 30
+    async with open_house(database_url, valkey_url) as house:
+        mitra = await house.admit("mitra")
+        await house.go_online(mitra, rooms=rounds)
+        await house.configure(pairing_offer_seconds=600)
+        pairs = await open_pairs(house, [mitra], rounds)
+        extensions = await ask_all(house, pairs)
+        told: dict[int, dict[str, str]] = {number: {} for number in range(rounds)}
+
+        async def try_(number: int, what: str, person: Person, method: str, path: str, body: Any) -> None:
+            try:
+                told[number][what] = (await house.call(person, method, path, body))["status"]
+            except CallRefused as refused:
+                told[number][what] = refused.code
+
+        async with trio.open_nursery() as nursery:
+            for number, (customer, answering, session_id) in enumerate(pairs):
+                chat = f"/api/chat/{session_id}"
+                path = f"{chat}/extensions/{extensions[number]['extension_id']}"
+                attempts = [
+                    ("answer", answering, "POST", f"{path}/respond", {"accepted": True}),
+                    ("cancel", customer, "DELETE", path, None),
+                    ("end", customer, "POST", f"{chat}/end", None),
+                ]
+                for turn in range(3):  # each of the three is sent first in a third of the rounds
+                    nursery.start_soon(try_, number, *attempts[(turn + number) % 3])
+        firsts = Counter[str]()
+        for number in range(rounds):
+            answer, cancel, end = (told[number][what] for what in ("answer", "cancel", "end"))
+            assert end == "ended"
+            assert (answer, cancel) in {
+                ("accepted", "EXTENSION_RESOLVED"),
+                ("EXTENSION_RESOLVED", "cancelled"),
+                ("EXTENSION_RESOLVED", "EXTENSION_RESOLVED"),
+            }, told[number]
+            firsts[f"{answer} {cancel}"] += 1
+        assert len(firsts) == 3, firsts
+        await house.require_invariants()
+
+
+async def test_fifty_deliveries_of_one_webhook_confirm_once(database_url: str, valkey_url: str) -> None:
+    async with open_house(database_url, valkey_url) as house:
+        customer = await house.admit("customer")
+        payment = await house.call(customer, "POST", "/api/payments", {"duration_minutes": 5})
+        body = {
+            "type": "payment.confirmed",
+            "payment_request_id": payment["id"],
+            "provider_ref": "from the provider",
+            "amount": payment["amount"],
+            "currency": payment["currency"],
+        }
+        deliver = partial(deliver_webhook, house, body, "msg_the_only_one")
+        async with trio.open_nursery() as nursery:
+            for _ in range(CROWD):
+                nursery.start_soon(deliver)
+        assert (await house.call(customer, "GET", f"/api/payments/{payment['id']}"))["status"] == "confirmed"
+        deliveries = await house.db.fetch_all("SELECT webhook_id, type FROM webhook_deliveries")
+        assert [tuple(row) for row in deliveries] == [("msg_the_only_one", "payment.confirmed")]
+        await house.require_invariants()
+
+
+async def deliver_webhook(house: House, body: dict[str, Any], webhook_id: str) -> None:
+    """204, or this raises. The bytes that are signed are the bytes that the client sends."""
+    raw = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
+    now = datetime.now(UTC)
+    headers = {
+        "webhook-id": webhook_id,
+        "webhook-timestamp": str(int(now.timestamp())),
+        "webhook-signature": Webhook(WEBHOOK_SECRET).sign(webhook_id, now, raw),
+    }
+    assert await house.api.call("POST", "/api/payments/webhook", body, headers) is None
+
+
+async def open_pairs(house: House, mitras: list[Person], number: int) -> list[tuple[Person, Person, str]]:
+    """So many sessions, each of a customer of its own; mitras come online one after the other, so that each gets an equal share."""
+    share = number // len(mitras)
+    pairs: list[tuple[Person, Person, str]] = []
+    for mitra in mitras:
+        await house.go_online(mitra, rooms=share)
+
+        async def admit(mitra: Person = mitra) -> None:
+            customer = await house.admit("customer")
+            payment = await house.pay(customer)
+            pairing = await house.call(customer, "POST", "/api/pairings", {"payment_request_id": payment["id"]})
+            waiting[pairing["pairing_id"]] = customer
+
+        waiting: dict[str, Person] = {}
+        async with trio.open_nursery() as nursery:
+            for _ in range(share):
+                nursery.start_soon(admit)
+        with trio.fail_after(20):
+            while waiting:
+                for offer in (await house.call(mitra, "GET", "/api/offers"))["offers"]:
+                    accepted = await house.call(mitra, "POST", f"/api/offers/{offer['offer_id']}/accept")
+                    pairs.append((waiting.pop(offer["pairing_id"]), mitra, accepted["session_id"]))
+    return pairs
+
+
+async def ask_all(house: House, pairs: list[tuple[Person, Person, str]]) -> list[dict[str, Any]]:
+    """A pending extension on every session, the first half under auto_approve, the others under auto_reject."""
+    payments: list[dict[str, Any]] = [{}] * len(pairs)
+    extensions: list[dict[str, Any]] = [{}] * len(pairs)
+
+    async def pay(number: int) -> None:
+        payments[number] = await house.pay_extension(pairs[number][0])
+
+    async def ask(number: int) -> None:
+        extensions[number] = await house.ask_extension(pairs[number][0], pairs[number][2], payments[number])
+
+    async with trio.open_nursery() as nursery:
+        for number in range(len(pairs)):
+            nursery.start_soon(pay, number)
+    half = len(pairs) // 2
+    for policy, numbers in (("auto_approve", range(half)), ("auto_reject", range(half, len(pairs)))):
+        await house.configure(extension_default_action_on_timeout=policy)
+        async with trio.open_nursery() as nursery:
+            for number in numbers:
+                nursery.start_soon(ask, number)
+    return extensions
+
+
+async def ask_by_http(house: House, customer: Person, session_id: str, payment: dict[str, Any]) -> str:
+    """`ack`, or the code of the refusal."""
+    try:
+        await house.ask_extension(customer, session_id, payment)
+    except CallRefused as refused:
+        return refused.code
+    return "ack"
+
+
+async def ask_by_socket(socket: Socket, payment: dict[str, Any]) -> str:
+    answer = await socket.ask(
+        "extension_request",
+        duration_minutes=payment["duration_minutes"],
+        price=payment["amount"],
+        extension_payment_request_id=payment["id"],
+    )
+    return str(answer.get("code", "ack"))
