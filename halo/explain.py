@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from halo.clock import rfc3339
+from halo.session import Session
 from halo.store.postgres import Postgres
 from halo.store.sessions import Sessions
 
@@ -36,12 +37,16 @@ async def explain_session(db: Postgres, session_id: str, *, as_json: bool = Fals
         return json.dumps({"session_id": session_id, "status": session.status, "end_reason": session.end_reason, "timeline": told})
     lines = [
         f"session {session_id}: {session.status}" + (f" ({session.end_reason})" if session.end_reason else ""),
-        f"paid {session.paid_ms / 1000:g} s = served {session.served_ms / 1000:g} + refunded {session.refunded_ms / 1000:g}"
-        f" + forfeited {session.forfeited_ms / 1000:g} + remaining {session.remaining_ms / 1000:g};"
-        f" {session.paid_amount} {session.currency} charged; {stored.last_seq} messages",
+        f"{_accounts(session)}; {session.paid_amount} {session.currency} charged; {stored.last_seq} messages",
     ]
     lines += [_sentence(step) for step in steps]
     return "\n".join(lines)
+
+
+def _accounts(session: Session) -> str:
+    served, refunded, forfeited = (part / 1000 for part in (session.served_ms, session.refunded_ms, session.forfeited_ms))
+    left = session.remaining_ms / 1000
+    return f"paid {session.paid_ms / 1000:g} s = served {served:g} + refunded {refunded:g} + forfeited {forfeited:g} + remaining {left:g}"
 
 
 def _sentence(step: Any) -> str:

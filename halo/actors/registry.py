@@ -139,10 +139,10 @@ class Registry:
                 actor.audience.send(protocol.Reconnect(after_ms=0, reason="moved"))
                 actor.audience.close(CLOSE_COME_BACK)
 
-        async def recover(fault: Exception) -> None:
+        async def recover(_: Exception) -> None:
             nonlocal lost
             try:
-                await actor.recover(fault)
+                await actor.recover()
             except OwnershipLost:
                 lost = True
 
@@ -156,7 +156,7 @@ class Registry:
                 actor.retire(SessionNotActive if actor.session.status is SessionStatus.ENDED else Draining)
                 if self._actors.get(session_id) is actor:
                     del self._actors[session_id]
-                if not self._actors:
+                if self.draining and all(other.is_parked for other in self._actors.values()):
                     self._all_gone.set()
 
     def credit_downtime(self, downtime_ms: int) -> None:
@@ -169,8 +169,7 @@ class Registry:
         self.draining = True
         for actor in self:
             actor.mailbox.put(Stop(), urgent=True)
-        self._all_gone = trio.Event()
-        if any(not actor.is_parked for actor in self):
+        if any(not actor.is_parked for actor in self):  # a parked one has stopped already, and stays listed
             await self._all_gone.wait()
 
     # ---- the door

@@ -59,7 +59,7 @@ from halo.events import (
     PaymentFailed,
 )
 from halo.payment import PaymentStatus
-from halo.rules import step, timer_frame
+from halo.rules import EVENT_NAMES, step, timer_frame
 from halo.session import Extension, Party, Session, SessionStatus
 from halo.timers import next_timer
 
@@ -81,8 +81,8 @@ class SessionActor:
     Error handling: a `Refusal` goes to the asker; `OwnershipLost` and everything unexpected leave `run`.
     """
 
-    __slots__ = ("_alarm", "_alarm_at", "_in_hand", "_last_timer_at", "_ports", "_retry_at", "_uncertain", "_unspoken", "audience",
-                 "conversation", "mailbox", "retired", "session")  # fmt: skip
+    __slots__ = ("_alarm", "_alarm_at", "_in_hand", "_last_timer_at", "_owed_ms", "_payment_unseen", "_ports", "_retry_at",
+                 "_uncertain", "_unspoken", "audience", "conversation", "mailbox", "retired", "session")  # fmt: skip
 
     def __init__(self, session: Session, last_seq: int, ports: Ports) -> None:
         self.session = session
@@ -95,7 +95,11 @@ class SessionActor:
         self._alarm: trio.CancelScope | None = None
         self._alarm_at = inf
         self._retry_at: int | None = None
-        """Set while a deadline waits for the store to come back."""
+        """Set while something waits for the store to come back: a deadline, a credit, or the outcome of a commit."""
+        self._owed_ms: int | None = None
+        """Downtime that is not credited yet; no deadline is acted upon before it is (T3)."""
+        self._payment_unseen = False
+        """A payment was settled, and the store was away when it was looked for."""
         self._last_timer_at = ports.clock.now()
         self._in_hand: list[Item] = []
         self._uncertain = False
@@ -167,6 +171,7 @@ class SessionActor:
             await self.conversation.store(said, self.session)
         except TailUnknown as unknown:
             self._uncertain = True
+            self._ring_soon()  # what turns out to be durable is heard soon, also when nobody says anything more
             if isinstance(unknown.__cause__, StepOvertaken):
                 del self._in_hand[: len(said)]  # already answered
                 await self._try_reload()
@@ -176,16 +181,20 @@ class SessionActor:
                 item.speaker.not_stored(item.id, away)
         del self._in_hand[: len(said)]
 
-    async def recover(self, fault: Exception) -> None:
-        """After a crash: what was in hand is refused, never replayed, and the row is read again.
+    async def recover(self) -> None:
+        """After a crash: what was in hand is refused, never replayed, and the row is read again, now or when the store is back.
+
+        What nobody asked for and would be lost for ever (a credit, a stop) stays in hand, unless it was the one that crashed.
 
         Raises:
-            OwnershipLost, StoreUnavailable
+            OwnershipLost
         """
+        unasked = [item for item in self._in_hand[1:] if isinstance(item, CreditDowntime | SettlePayment | Stop)]
         self._refuse_in_hand(ActorFault)
+        self._in_hand = unasked
         self._uncertain = True
         self.conversation.forget_ids()
-        await self._reload()
+        await self._try_reload()
 
     def _refuse_in_hand(self, refusal: Callable[[], Refusal]) -> None:
         items, self._in_hand = self._in_hand, []
@@ -210,7 +219,8 @@ class SessionActor:
                 case Due():
                     await self._on_alarm()
                 case CreditDowntime():
-                    await self._credit(item.downtime_ms)
+                    self._owed_ms = (self._owed_ms or 0) + item.downtime_ms
+                    await self._credit()
                 case SettlePayment():
                     await self._settle_payment(at_deadline=False)
                 case RequestExtension():
@@ -227,15 +237,16 @@ class SessionActor:
             if isinstance(item, Due | CreditDowntime | SettlePayment):
                 if not isinstance(refusal, StoreUnavailable):
                     raise  # nobody asked: a refusal here is a fault
-                self._again_later(item)
+                self._payment_unseen |= isinstance(item, SettlePayment)
+                self._ring_soon()
             else:
                 item.asker.refused(refusal)
+                if self._uncertain:  # it may have been done: a deadline of it must not wait for the next thing that happens
+                    self._ring_soon()
 
-    def _again_later(self, item: CreditDowntime | SettlePayment | Due) -> None:
-        """The store is away: a deadline, a credit or a payment must not be lost to that (spec 2)."""
+    def _ring_soon(self) -> None:
+        """The store is away: a deadline, a credit, a payment or a commit must not be lost to that (spec 2)."""
         self._retry_at = self._ports.clock.now() + AWAY_RETRY_MS
-        if not isinstance(item, Due):
-            self.mailbox.put(item, urgent=True)
         self._set_alarm()
 
     async def _request_extension(self, item: RequestExtension) -> Extension:
@@ -294,10 +305,16 @@ class SessionActor:
     # ---- deadlines
 
     async def _on_alarm(self) -> None:
-        now = self._ports.clock.now()
         self._retry_at = None
+        if self._uncertain:
+            await self._reload()
+        if self._owed_ms is not None:
+            await self._credit()
+        if self._payment_unseen:
+            await self._settle_payment(at_deadline=False)
+        now = self._ports.clock.now()
         if self.session.deadline_at is not None and now >= self.session.deadline_at:
-            if not self._ports.lease.keeps_clocks():  # the store was away: the downtime is credited before anything falls due
+            if not self._ports.lease.keeps_clocks() or self._is_credit_waiting():  # nothing falls due before the downtime is credited
                 self._retry_at = now + AWAY_RETRY_MS
             elif self.session.status is SessionStatus.PENDING_PAYMENT:
                 await self._settle_payment(at_deadline=True)
@@ -309,6 +326,9 @@ class SessionActor:
                 self._last_timer_at = now
                 self.audience.send(timer_frame(self.session, now))
         self._set_alarm()
+
+    def _is_credit_waiting(self) -> bool:
+        return any(isinstance(item, CreditDowntime) for item in (*self._in_hand, *self.mailbox))
 
     async def _deadline_facts(self) -> Event | None:
         reachability = None
@@ -332,12 +352,13 @@ class SessionActor:
                     return PaymentConfirmed(at=now)
                 case PaymentStatus.FAILED:
                     return PaymentFailed(at=now, config=self._ports.facts.config())
-                case _ if at_deadline:
+                case _ if at_deadline and now >= (self.session.deadline_at or 0):  # a reload may have found it credited
                     return DeadlineReached(at=now, config=self._ports.facts.config())
                 case _:
                     return None
 
         await self._decide(gather)
+        self._payment_unseen = False
 
     async def _extension_unpaid(self) -> PaymentFailed | None:
         """Whether the payment of the pending extension was taken back by its provider: then there is nothing left to decide about."""
@@ -349,11 +370,15 @@ class SessionActor:
             return None
         return PaymentFailed(at=self._ports.clock.now(), config=self._ports.facts.config())
 
-    async def _credit(self, downtime_ms: int) -> None:
-        async def gather() -> Event:
+    async def _credit(self) -> None:
+        """What is owed. A commit that did not answer may turn out to have credited it, and then nothing is owed any more."""
+
+        async def gather() -> Event | None:
+            if self._owed_ms is None or self.session.status is SessionStatus.ENDED:
+                return None
             now = self._ports.clock.now()
             grace_ms = self._ports.facts.config().reconnect_grace_seconds * 1000
-            return DowntimeCredited(at=now, downtime_ms=downtime_ms, not_before=now + grace_ms)
+            return DowntimeCredited(at=now, downtime_ms=self._owed_ms, not_before=now + grace_ms)
 
         await self._decide(gather)
 
@@ -397,6 +422,8 @@ class SessionActor:
         before, self.session = self.session, decided.session
         if self.session.status is SessionStatus.ACTIVE and before.status is not SessionStatus.ACTIVE:
             self._last_timer_at = decided.at
+        if decided.event == EVENT_NAMES[DowntimeCredited]:
+            self._owed_ms = ((self._owed_ms or 0) - decided.evidence["downtime_ms"]) or None
         for effect in decided.effects:
             if isinstance(effect, Send):
                 self._say(effect)
@@ -436,8 +463,8 @@ class SessionActor:
     async def _try_reload(self) -> None:
         try:
             await self._reload()
-        except StoreUnavailable:
-            pass  # still uncertain: whatever comes next reloads first
+        except StoreUnavailable:  # still uncertain: whatever comes next reloads first
+            self._ring_soon()
 
     # ---- the alarm
 

@@ -79,8 +79,8 @@ class Stage:
                     await process.wait()
             if process.poll() is None:
                 process.kill()
-            status = await process.wait()
-        return status
+            await process.wait()
+        return process.returncode or 0
 
     def secret(self, name: str) -> str:
         """A secret that the server made up for itself, such as `server_key`."""

@@ -52,7 +52,7 @@ class Transaction:
         return (await self._run(query, values)).touched
 
     async def execute_all(self, statements: Sequence[Statement]) -> list[Result]:
-        """Several statements in one journey: a third of the price. All of them run, so guards are looked at afterwards."""
+        """Several statements in one journey: half the price. All of them run, so guards are looked at afterwards."""
         opening, self._opening = self._opening, []
         try:
             results = await self._connection.run_all([*opening, *statements])

@@ -221,7 +221,7 @@ def play(data: st.DataObject, history: History) -> None:
         history.move(data.draw(A_WHILE_MS, label="wait"), data.draw(moves_in(history.session.status), label="move"))
 
 
-@settings(max_examples=250)
+@settings(max_examples=max(250, settings().max_examples))
 @given(
     data=st.data(),
     confirmed=st.booleans(),
@@ -239,7 +239,6 @@ def test_whatever_happens_no_minute_and_no_unit_of_money_is_lost_or_made(
     assert not ends or history.wall.path[-1] is ENDED, "and nothing after it (S1)"
 
 
-@settings(max_examples=50)
 @given(data=st.data(), config=CONFIGS, late_ms=st.integers(0, 30_000))
 def test_a_session_that_is_left_alone_comes_to_its_end_by_its_deadlines(
     data: st.DataObject, config: LiveConfig, late_ms: int

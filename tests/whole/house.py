@@ -113,7 +113,7 @@ class House:
         """Online, heard of just now, and with so much room."""
         await self.db.execute("UPDATE mitras SET max_sessions = %(n)s WHERE mitra_id = %(id)s", {"n": rooms, "id": mitra.user_id})
         await self.call(mitra, "POST", "/api/mitra/status/online")
-        await self.call(mitra, "POST", "/api/mitra/heartbeat")
+        await self.call(mitra, "POST", "/api/mitra/status/heartbeat")
 
     async def pair(self, customer: Person, mitra: Person, minutes: int = 5) -> str:
         """An active session of these two; the mitra must be online."""

@@ -2,7 +2,7 @@
 -- Columns have the names of the wire. The unique indexes are the last word on the invariants of the specification (M1, M3, S2, C3).
 
 CREATE FUNCTION at(ms bigint) RETURNS timestamptz LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-    AS $$ SELECT timestamptz 'epoch' + ms * interval '1 millisecond' $$;
+    AS $$ SELECT to_timestamp(ms::float8 / 1000) $$;
 
 -- One row per command that wrote something: its first insert, so that a commit whose answer was lost can be asked about.
 CREATE TABLE operations (

@@ -3,7 +3,7 @@
 
 -- name: append
 INSERT INTO messages (session_id, seq, sender, id, body, at)
-SELECT m.session_id, m.seq, m.sender, m.id, m.body, at(m.at)
+SELECT m.session_id, m.seq, m.sender, m.id, m.body, m.at
 FROM unnest(%(session_ids)s::uuid[], %(epochs)s::bigint[], %(seqs)s::bigint[], %(senders)s::text[], %(ids)s::text[], %(bodies)s::text[],
-            %(ats)s::bigint[]) AS m (session_id, epoch, seq, sender, id, body, at)
+            %(ats)s::timestamptz[]) AS m (session_id, epoch, seq, sender, id, body, at)
 JOIN chat_sessions s ON s.session_id = m.session_id AND s.epoch = m.epoch

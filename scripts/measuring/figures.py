@@ -1,0 +1,62 @@
+"""Figures: what was measured, round by round, against its goal. PURE.
+
+A figure is never one number: it has rounds, and the median is what counts, because the machine does other things too. Read next:
+`scripts/measuring/page.py`, which prints them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One measured quantity: a value for each round, and the goal that its median should not pass."""
+
+    name: str
+    unit: str
+    rounds: tuple[float, ...]
+    goal: float | None = None
+    """At most this, or None when nobody has set one."""
+
+    def __post_init__(self) -> None:
+        if not self.rounds:
+            raise ValueError(f"{self.name} was not measured")
+
+    @property
+    def median(self) -> float:
+        return median(self.rounds)
+
+    @property
+    def verdict(self) -> str:
+        """`met`, `missed` or `–`: the median against the goal."""
+        if self.goal is None:
+            return "–"
+        return "met" if self.median <= self.goal else "missed"
+
+    def record(self) -> dict[str, Any]:
+        """For programs."""
+        spread = {"min": min(self.rounds), "median": self.median, "max": max(self.rounds)}
+        return asdict(self) | spread | {"verdict": self.verdict}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """One part of the whole: its figures, and what a reader must know to believe them."""
+
+    title: str
+    figures: tuple[Figure, ...]
+    notes: tuple[str, ...] = ()
+
+    def record(self) -> dict[str, Any]:
+        """For programs."""
+        return {"title": self.title, "notes": list(self.notes), "figures": [figure.record() for figure in self.figures]}
+
+
+def percentile(values: Sequence[float], part: float) -> float:
+    """The smallest value that `part` (0 to 1) of all do not exceed. Raises ValueError when there is none."""
+    if not values:
+        raise ValueError("there is no percentile of nothing")
+    ordered = sorted(values)
+    return ordered[max(0, min(len(ordered) - 1, -(-int(part * 1000) * len(ordered) // 1000) - 1))]
