@@ -44,6 +44,7 @@ from halo.errors import (
     NotFound,
     OwnershipLost,
     Refusal,
+    SessionNotActive,
     StepOvertaken,
     StoreUnavailable,
 )
@@ -121,10 +122,10 @@ class SessionActor:
         """Put `item` into the mailbox.
 
         Raises:
-            Busy, SessionNotActive, Draining, ActorFault: it was not taken.
+            Busy, SessionNotActive, ExtensionResolved, Draining, ActorFault: it was not taken.
         """
         if self.retired is not None:
-            raise self.retired
+            raise _too_late(item, self.retired())
         self.mailbox.put(item)
 
     @property
@@ -189,7 +190,7 @@ class SessionActor:
         Raises:
             OwnershipLost
         """
-        unasked = [item for item in self._in_hand[1:] if isinstance(item, CreditDowntime | SettlePayment | Stop)]
+        unasked: list[Item] = [item for item in self._in_hand[1:] if isinstance(item, CreditDowntime | SettlePayment | Stop)]
         self._refuse_in_hand(ActorFault)
         self._in_hand = unasked
         self._uncertain = True
@@ -486,7 +487,14 @@ class SessionActor:
             self._alarm.deadline = self._alarm_at
 
 
+def _too_late(item: Item, refusal: Refusal) -> Refusal:
+    """Who answers or cancels after the end is told the same as who was beaten by an answer: it is decided."""
+    late = isinstance(item, AnswerExtension | CancelExtension) and isinstance(refusal, SessionNotActive)
+    return ExtensionResolved() if late else refusal
+
+
 def _refuse(item: Item, refusal: Refusal) -> None:
+    refusal = _too_late(item, refusal)
     if isinstance(item, Said):
         item.speaker.not_stored(item.id, refusal)
     elif isinstance(item, RequestExtension | AnswerExtension | CancelExtension | End):

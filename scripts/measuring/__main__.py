@@ -49,7 +49,10 @@ async def measure(names: list[str]) -> list[Measurement]:
 
 def circumstances(command: str) -> dict[str, str]:
     """Where and with what this was measured; nothing that names a machine."""
-    cpu = next((line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
+    cpu = next(
+        (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
+        platform.machine(),
+    )
     memory_gb = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
@@ -80,8 +83,18 @@ def _lift_file_limit() -> None:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.argument("part", type=click.Choice([*PARTS, "all"]), default="all")
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here too, for programs.")
-@click.option("--page", "page_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the page docs/measurements.md is.")
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the figures here too, for programs.",
+)
+@click.option(
+    "--page",
+    "page_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the page docs/measurements.md is.",
+)
 def main(part: str, json_file: Path | None, page_file: Path | None) -> None:
     """Measure what issue and specification ask for: start, memory, messages, demo, or all of them (about ten minutes)."""
     configure_logging("error", "console")
@@ -95,7 +108,9 @@ def main(part: str, json_file: Path | None, page_file: Path | None) -> None:
     if page_file is not None:
         page_file.write_text(page(measurements, told), encoding="utf-8")
     click.echo(table(measurements))
-    missed = [figure.name for measurement in measurements for figure in measurement.figures if figure.verdict == "missed"]
+    missed = [
+        figure.name for measurement in measurements for figure in measurement.figures if figure.verdict == "missed"
+    ]
     if missed:
         say(f"missed: {', '.join(missed)}")
     sys.exit(1 if missed else 0)

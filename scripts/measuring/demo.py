@@ -23,7 +23,6 @@ NO_INDEX = "the package index cannot be reached"
 async def measure(say: Callable[[str], None], repository: Path) -> Measurement:
     """One round: the second would find pip's cache filled by the first."""
     directory = Path(tempfile.mkdtemp(prefix="halo-clone-"))
-    directory.chmod(0o755)
     clone = directory / "halo"
     steps = {
         "clone": ["git", "clone", "--quiet", "--no-hardlinks", str(repository), str(clone)],
@@ -39,7 +38,9 @@ async def measure(say: Callable[[str], None], repository: Path) -> Measurement:
                 said = await _run(command)
                 seconds[name] = time.perf_counter() - began
                 if NO_INDEX in said:
-                    return Measurement(title="From a clone to the end of the demo", figures=(), notes=(f"Not measured: {NO_INDEX}.",))
+                    return Measurement(
+                        title="From a clone to the end of the demo", figures=(), notes=(f"Not measured: {NO_INDEX}.",)
+                    )
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     figures = [Figure(name="fresh clone to the end of the demo", unit="s", rounds=(sum(seconds.values()),))]
@@ -53,7 +54,11 @@ class StepFailed(Exception):
 
 async def _run(command: list[str]) -> str:
     """What the command said. Raises StepFailed, unless it failed because there is no package index."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HALO_", "PYTHON")) or name == "HALO_PYTHON"}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("HALO_", "PYTHON")) or name == "HALO_PYTHON"
+    }
     done = await trio.run_process(command, check=False, capture_stdout=True, stderr=subprocess.STDOUT, env=environment)
     said = done.stdout.decode(errors="replace")
     if done.returncode and NO_INDEX not in said:

@@ -39,7 +39,9 @@ async def measure(say: Callable[[str], None]) -> Measurement:
             Figure(name="session restored, nobody connected", unit="KB", rounds=tuple(alone)),
             Figure(name="server without sessions", unit="KB", rounds=(empty / 1000,)),
         ),
-        notes=(f"Rounds with {', '.join(f'{sessions:,}' for sessions in SIZES)} sessions; 1 KB is 1,000 bytes of resident memory.",),
+        notes=(
+            f"Rounds with {', '.join(f'{sessions:,}' for sessions in SIZES)} sessions; 1 KB is 1,000 bytes of resident memory.",
+        ),
     )
 
 

@@ -8,6 +8,7 @@ window. Afterwards the rows in Postgres must equal the acks, in order and withou
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import trio
@@ -52,12 +53,14 @@ async def measure(say: Callable[[str], None], rounds: int = ROUNDS, seconds: flo
             for number in range(1, rounds + 1):
                 await trio.sleep(seconds)
                 readings.append(await _read(theatre, crowd))
-                say(f"messages: round {number} of {rounds}: {_round(*readings[-2:])['server']:.0f} µs a message in the server")
+                say(
+                    f"messages: round {number} of {rounds}: {_round(*readings[-2:])['server']:.0f} µs a message in the server"
+                )
             last = await crowd.ask("hush")
         stored = await theatre.with_database(count_messages) - PAIRS * MESSAGES_BEFORE
         await theatre.with_database(require_whole)
     _require_same(last, stored)
-    measured = [_round(before, after) for before, after in zip(readings, readings[1:], strict=False)]
+    measured = [_round(before, after) for before, after in pairwise(readings)]
 
     def figure(key: str, name: str, unit: str, goal: float | None = None) -> Figure:
         return Figure(name=name, unit=unit, rounds=tuple(one[key] for one in measured), goal=goal)

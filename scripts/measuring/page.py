@@ -31,7 +31,10 @@ def table(measurements: Sequence[Measurement]) -> str:
         widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
         lines += ["", measurement.title]
         for row in rows:
-            name, *rest = (cell.ljust(width) if not column else cell.rjust(width) for column, (cell, width) in enumerate(zip(row, widths, strict=True)))
+            name, *rest = (
+                cell.ljust(width) if not column else cell.rjust(width)
+                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            )
             lines.append("  " + "  ".join((name, *rest)))
         lines += [f"  {note}" for note in measurement.notes]
     return "\n".join(lines).lstrip("\n") + "\n"
@@ -39,7 +42,12 @@ def table(measurements: Sequence[Measurement]) -> str:
 
 def page(measurements: Sequence[Measurement], circumstances: Mapping[str, str]) -> str:
     """For the documentation, as Markdown."""
-    lines = ["# Measurements", "", "Written by `scripts/measure`; run it to get your own. A figure is the median of its rounds.", ""]
+    lines = [
+        "# Measurements",
+        "",
+        "Written by `scripts/measure`; run it to get your own. A figure is the median of its rounds.",
+        "",
+    ]
     lines += ["| circumstance | |", "|---|---|", *(f"| {name} | {value} |" for name, value in circumstances.items())]
     for measurement in measurements:
         lines += ["", f"## {measurement.title}", "", f"| {' | '.join(COLUMNS)} |", "|---" + "|---:" * 4 + "|---|"]

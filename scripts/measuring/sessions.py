@@ -64,7 +64,14 @@ async def _insert(db: Postgres, sessions: Sequence[LivingSession]) -> None:
         "price": PRICE,
         "messages": MESSAGES_BEFORE,
     }
-    names = ("insert_dead_node", "insert_customers", "insert_mitras", "insert_payments", "insert_sessions", "bind_payments")
+    names: tuple[str, ...] = (
+        "insert_dead_node",
+        "insert_customers",
+        "insert_mitras",
+        "insert_payments",
+        "insert_sessions",
+        "bind_payments",
+    )
     names += ("insert_ledger", "insert_timeline", "insert_messages")
 
     async def write(tx: Transaction) -> None:

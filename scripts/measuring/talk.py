@@ -86,7 +86,7 @@ class Talker:
             self._listen()
             if self._last_seq < 0:
                 self._receive()
-        self.socket.setblocking(False)
+        self.socket.settimeout(0)
 
     def _receive(self) -> None:
         data = self.socket.recv(65536)
@@ -166,7 +166,12 @@ class Tally:
         now = time.perf_counter()
         seconds, self._marked_at = now - self._marked_at, now
         times = times_cpu()
-        figures: dict[str, Any] = {"seconds": seconds, "acks": len(latencies), "acks_ever": self.acks, "deliveries_ever": self.deliveries}
+        figures: dict[str, Any] = {
+            "seconds": seconds,
+            "acks": len(latencies),
+            "acks_ever": self.acks,
+            "deliveries_ever": self.deliveries,
+        }
         figures |= {"refusals_ever": self.refusals, "disorders_ever": self.disorders, "cpu_seconds": times}
         if latencies:
             figures |= {"p50_ms": percentile(latencies, 0.5), "p99_ms": percentile(latencies, 0.99)}

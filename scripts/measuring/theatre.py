@@ -79,7 +79,6 @@ def parse_metrics(text: str) -> dict[str, float]:
 @asynccontextmanager
 async def open_theatre() -> AsyncIterator[Theatre]:
     directory = Path(tempfile.mkdtemp(prefix="halo-measure-"))
-    directory.chmod(0o755)  # a root's Postgres runs as another user, who must come through
     try:
         async with open_stage(directory / "halo", UNLIMITED) as stage:
             yield Theatre(stage)
