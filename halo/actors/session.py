@@ -425,6 +425,7 @@ class SessionActor:
             self._last_timer_at = decided.at
         if decided.event == EVENT_NAMES[DowntimeCredited]:
             self._owed_ms = ((self._owed_ms or 0) - decided.evidence["downtime_ms"]) or None
+            self._last_timer_at = decided.at  # the step says what the clock says; no warning of the past comes after it
         for effect in decided.effects:
             if isinstance(effect, Send):
                 self._say(effect)

@@ -150,8 +150,7 @@ class Connection(ABC):
             with self._reading:
                 await self.welcome()
                 await self._release_held()
-                while True:
-                    await self._read(await websocket.get_message())
+                await websocket.wait_closed()
             await websocket.aclose(self._close_code or CLOSE_DONE)
         except (ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the client has left, or was cut
@@ -194,7 +193,10 @@ class Connection(ABC):
             await self._stream.wait_flushed()
         self._held = None
 
-    async def _read(self, text: str | bytes) -> None:
+    async def read(self, text: str | bytes) -> None:
+        """One message of the client, in the task that reads the socket; live also while the history is still on its way."""
+        if self.is_closing:
+            return
         if not isinstance(text, str):
             self.close(CLOSE_BINARY)
             return

@@ -9,10 +9,10 @@ knows tokens, sessions or halo's frames. Read next: `halo/net/websocket.py`, the
 import base64
 import binascii
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 import h11
 import trio
@@ -34,9 +34,19 @@ MESSAGES_QUEUED: Final = 1
 
 HEAD_END: Final = re.compile(rb"\n\r?\n")
 
+TOO_BIG: Final = 1009
+
 FrameJudge = Callable[[int], int | None]
 """Called for each piece of a message, ping and pong that arrives, empty ones too, with its payload's bytes. A number closes the
 socket with that code: only so can a flood of fragments that never make a message, or of pings, be counted."""
+
+
+MessageTaker = Callable[[str | bytes], Awaitable[None]]
+"""Gets each whole message, one after another, in the task that reads: while it waits, nothing more is read from this peer."""
+
+
+class TakerFailed(Exception):
+    """The one who takes messages has a fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +159,15 @@ async def refuse(stream: SocketStream, no: HeadRefused) -> None:
 
 
 class OpenWebSocket(WebSocketConnection):
-    """trio-websocket's connection, with five of its habits mended.
+    """trio-websocket's connection, with six of its habits mended.
 
-    Closing does not wait for ever. A protocol error is answered with its close code before the socket goes (wsproto only reports it). A ping that arrives after
-    our own close is ignored instead of raising. Limits count bytes, not characters. Every frame is shown to a judge.
+    Closing does not wait for ever. A protocol error is answered with its close code before the socket goes (wsproto only reports
+    it). A ping that arrives after our own close is ignored instead of raising. Limits count bytes, not characters. Every frame is
+    shown to a judge. Whole messages are taken by the task that reads them: the library's queue costs a switch of tasks for each.
     """
 
     judge: FrameJudge | None = None
+    take: MessageTaker | None = None
 
     async def run_reader(self) -> None:
         """Read until either side has closed. To be started before anything else."""
@@ -180,9 +192,31 @@ class OpenWebSocket(WebSocketConnection):
     async def _handle_message_event(self, event: ws.BytesMessage | ws.TextMessage) -> None:
         data = event.data
         size = len(data) if isinstance(data, bytes | bytearray) or data.isascii() else len(data.encode())
-        if await self._passes(size):
-            self._message_size += size - len(data)
-            await super()._handle_message_event(event)
+        if not await self._passes(size):
+            return
+        self._message_size += size
+        if self._message_size > self._max_message_size:
+            await self.close_with(TOO_BIG, None)
+        self._message_parts.append(data)
+        if event.message_finished:
+            parts, self._message_parts, self._message_size = self._message_parts, [], 0
+            await self._hand_over(parts[0] if len(parts) == 1 else _joined(parts))
+
+    async def _hand_over(self, message: str | bytes) -> None:
+        if self.take is None:
+            with suppress(trio.ClosedResourceError, trio.BrokenResourceError):  # we have closed: nobody waits for it
+                await self._send_channel.send(message)
+            return
+        try:
+            await self.take(message)
+        except (
+            KeyError
+        ) as fault:  # the library's reader takes a KeyError for an event that it does not know, and goes on
+            raise TakerFailed from fault
+
+    async def wait_closed(self) -> None:
+        """Until the peer has closed, or is gone, while `take` gets what it says. Raises `ConnectionClosed`."""
+        await self.get_message()
 
     async def _handle_ping_event(self, event: ws.Ping) -> None:
         if await self._passes(len(event.payload)):
@@ -212,6 +246,12 @@ class OpenWebSocket(WebSocketConnection):
         return True
 
 
+def _joined(parts: list[bytes | str]) -> bytes | str:
+    if isinstance(parts[0], str):
+        return "".join(cast("list[str]", parts))
+    return b"".join(cast("list[bytes]", parts))
+
+
 @asynccontextmanager
 async def open_websocket(
     stream: SocketStream,
@@ -220,8 +260,11 @@ async def open_websocket(
     message_bytes_max: int,
     subprotocol: str | None = None,
     judge: FrameJudge | None = None,
+    take: MessageTaker | None = None,
 ) -> AsyncIterator[OpenWebSocket]:
     """Accept the request and hold the socket open for the body of the block; then close it within `DISCONNECT_SECONDS`.
+
+    With `take` each message goes there as soon as it is whole; without, the body asks for it by `get_message`.
 
     The body ends the conversation by leaving; it chooses the code by `aclose(code)` before. A message larger than
     `message_bytes_max` closes with 1009, wrong frames with 1002, bad UTF-8 with 1007: then `get_message` raises `ConnectionClosed`,
@@ -234,6 +277,7 @@ async def open_websocket(
         max_message_size=message_bytes_max,
     )
     socket.judge = judge
+    socket.take = take
     stream.unread(head.raw)
     try:
         async with trio.open_nursery() as nursery:

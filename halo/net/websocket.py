@@ -30,7 +30,7 @@ from halo.session import Party, SessionStatus
 SUBPROTOCOL: Final = "halo.v1"
 BEARER: Final = "bearer."
 _CHAT = re.compile(r"/v1/chat/([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})")
-_WHOLE_NUMBER = re.compile(r"[0-9]{1,16}")
+_WHOLE_NUMBER = re.compile(r"[0-9]{1,1000}")
 
 
 class Actors(Protocol):
@@ -70,7 +70,12 @@ class Doorkeeper:
         admission.authenticated()
         subprotocol = SUBPROTOCOL if SUBPROTOCOL in head.subprotocols else None
         async with open_websocket(
-            stream, head, message_bytes_max=protocol.FRAME_BYTES_MAX, subprotocol=subprotocol, judge=connection.judge
+            stream,
+            head,
+            message_bytes_max=protocol.FRAME_BYTES_MAX,
+            subprotocol=subprotocol,
+            judge=connection.judge,
+            take=connection.read,
         ) as websocket:
             await connection.converse(websocket)
 

