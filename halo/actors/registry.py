@@ -5,7 +5,7 @@ that have ended or live elsewhere from their rows. It must never reach into a se
 mailbox. Read next: `halo/actors/session.py`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Protocol, TypeVar
 
 import structlog
@@ -64,6 +64,8 @@ class Ownership(Protocol):
 
     async def take_up(self, limit: int) -> Sequence[TakenUp]: ...
 
+    async def list_strays(self, kept: Collection[str]) -> Sequence[TakenUp]: ...
+
     async def list_living_of(self, user_id: str) -> list[str]: ...
 
 
@@ -95,16 +97,26 @@ class Registry:
     # ---- life
 
     async def restore(self) -> int:
-        """Take up every living session that nobody owns; returns how many. Safe to call again and again."""
+        """Take up every living session that nobody keeps; returns how many. Safe to call again and again.
+
+        Raises:
+            StoreUnavailable: those that were taken up are kept; call again for the others.
+        """
         count = 0
+        for stray in await self._ownership.list_strays(self._actors.keys()):
+            if stray.stored.session.session_id not in self._actors:  # `opened` may have come meanwhile
+                self._keep_again(stray)
+                count += 1
         while page := await self._ownership.take_up(TAKE_UP_PAGE):
-            now = self._ports.clock.now()
             for taken in page:
-                actor = self._start(taken.stored)
-                actor.mailbox.put(CreditDowntime(downtime_ms=max(0, now - taken.last_kept_at)), urgent=True)
+                self._keep_again(taken)
                 await trio.lowlevel.checkpoint()
             count += len(page)
         return count
+
+    def _keep_again(self, taken: TakenUp) -> None:
+        downtime_ms = max(0, self._ports.clock.now() - taken.last_kept_at)
+        self._start(taken.stored).mailbox.put(CreditDowntime(downtime_ms=downtime_ms), urgent=True)
 
     async def opened(self, decided: Step) -> None:
         """Start the actor of a session that has just been committed."""

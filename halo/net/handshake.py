@@ -197,7 +197,7 @@ class OpenWebSocket(WebSocketConnection):
         self._message_size += size
         if self._message_size > self._max_message_size:
             await self.close_with(TOO_BIG, None)
-        self._message_parts.append(data)
+        self._message_parts.append(bytes(data) if isinstance(data, bytearray) else data)
         if event.message_finished:
             parts, self._message_parts, self._message_size = self._message_parts, [], 0
             await self._hand_over(parts[0] if len(parts) == 1 else _joined(parts))

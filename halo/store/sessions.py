@@ -5,7 +5,7 @@ timeline; a guard that matches no row raises `StepOvertaken` and nothing is kept
 write was decided in `halo/rules.py`. Read next: `halo/store/journal.py`, the way of messages.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, assert_never
@@ -124,6 +124,19 @@ class Sessions:
         rows = await self._db.fetch_all(SQL["take_up"], {"owner": self.owner, "lock_class": LOCK_CLASS, "limit": limit})
         last_kept_at = {row.session_id: row.last_kept_at for row in rows}
         return [TakenUp(stored, last_kept_at[stored.session.session_id]) for stored in await self.list_by_id(list(last_kept_at))]
+
+    async def list_strays(self, kept: Collection[str]) -> list[TakenUp]:
+        """Living sessions of this node that are not in `kept`: the answer to the commit that made them ours was lost on its way."""
+        own = await self._db.fetch_one(SQL["count_own"], {"owner": self.owner})
+        if own is None or own.count <= len(kept):  # nearly always: nothing more is read
+            return []
+        rows = await self._db.fetch_all(SQL["list_own"], {"owner": self.owner})
+        strays = {row.session_id: row for row in rows if row.session_id not in kept}
+        return [
+            TakenUp(stored, strays[stored.session.session_id].last_kept_at)
+            for stored in await self.list_by_id(list(strays))
+            if stored.session.epoch == strays[stored.session.session_id].epoch  # else another node has it by now
+        ]
 
     async def list_living_of(self, user_id: str) -> list[str]:
         return [row.session_id for row in await self._db.fetch_all(SQL["list_living_of"], {"user_id": user_id})]

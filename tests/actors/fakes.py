@@ -8,7 +8,7 @@ also not what is under way.
 
 import json
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, assert_never
@@ -131,6 +131,7 @@ class Entry:
     from_status: str | None
     to_status: str
     cause: str
+    downtime_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,7 +351,8 @@ class FakeDatabase:
 def _entry(decided: Step, from_status: SessionStatus | None) -> Entry:
     after = decided.session
     status = from_status.value if from_status else None
-    return Entry(after.version, after.epoch, decided.at, decided.event, status, after.status.value, decided.cause)
+    downtime_ms = decided.evidence.get("downtime_ms", 0)
+    return Entry(after.version, after.epoch, decided.at, decided.event, status, after.status.value, decided.cause, downtime_ms)
 
 
 class FakeNode:
@@ -474,12 +476,21 @@ class FakeNode:
             for row in sorted(orphans, key=lambda row: row.session.deadline_at or 0)[:limit]:
                 owner = self.database.nodes.get(row.owner or "")
                 kept = max(owner.alive_at if owner else 0, row.updated_at)
-                mine = replace(row, owner=self.owner, session=replace(row.session, epoch=row.session.epoch + 1))
+                session = replace(row.session, epoch=row.session.epoch + 1)
+                mine = SessionRow(session, self.owner, kept)
                 rows[row.session.session_id] = mine
                 stored = self._stored(row.session.session_id)
                 assert stored is not None
                 taken.append(TakenUpRow(stored, kept))
             return taken
+        raise AssertionError("unreachable")
+
+    async def list_strays(self, kept: Collection[str]) -> list[TakenUpRow]:
+        async with self._call("list_strays"):
+            own = [row for row in self.database.tables.sessions.values() if row.owner == self.owner]
+            living = [row for row in own if row.session.status is not SessionStatus.ENDED]
+            found = [(self._stored(row.session.session_id), row.updated_at) for row in living]
+            return [TakenUpRow(stored, at) for stored, at in found if stored and stored.session.session_id not in kept]
         raise AssertionError("unreachable")
 
     async def list_living_of(self, user_id: str) -> list[str]:

@@ -1,6 +1,7 @@
 """The registry: crashes stay where they happen, sessions are taken up and given up whole, and there is one door to them."""
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -299,6 +300,39 @@ async def test_a_large_restore_goes_page_by_page(autojump_clock: MockClock, monk
         assert all(chat.row.epoch == 2 for chat in chats)
 
 
+async def test_sessions_whose_taking_up_was_not_answered_are_found_the_next_time(autojump_clock: MockClock) -> None:
+    """They are ours in the store and kept by nobody: without this they would stay so until the next restart."""
+    async with open_house() as house:
+        chat = await house.opens(minutes=5)
+        await trio.sleep(60)
+        house.crash()
+    await trio.sleep(100)
+    async with open_house(house.database) as second:
+        second.node.fails("take_up", UNKNOWN)
+        assert await refused_with(second.registry.restore()) is StoreUnavailable
+        assert len(second.registry) == 0
+        await trio.sleep(5)
+        assert await second.registry.restore() == 1
+        await settle()
+        assert chat.row.deadline_at == START + 405_000  # all of it is credited, the wait for the second try too
+        assert await second.registry.restore() == 0
+
+
+async def test_a_session_that_pairing_committed_without_learning_of_it_gets_its_actor(autojump_clock: MockClock) -> None:
+    async with open_house() as house:
+        chat = await house.opens()
+        async with open_house(house.database) as other:
+            stray = await other.opens()
+            house.database.tables.sessions[stray.session_id] = replace(
+                house.database.tables.sessions[stray.session_id], owner=house.node.owner
+            )
+            await trio.sleep(5)
+            assert await house.registry.restore() == 1
+            await settle()
+            assert house.registry.find(stray.session_id) is not None
+            assert chat.row.epoch == stray.row.epoch == 1
+
+
 async def test_a_living_nodes_sessions_are_left_alone(autojump_clock: MockClock) -> None:
     async with open_house() as house:
         chat = await house.opens()
@@ -384,20 +418,18 @@ async def test_a_nudge_fits_into_a_full_mailbox(autojump_clock: MockClock) -> No
 
 async def test_cancelling_everything_leaves_nobody_waiting(autojump_clock: MockClock) -> None:
     """As when the drain has taken too long: who still waits is told to come back."""
-    async with open_house() as house:
-        chat = await house.opens()
-        held = trio.Event()
-        house.node.fails("commit", Fault(held=held))
-        told: list[type[Refusal]] = []
+    told: list[type[Refusal]] = []
 
-        async def ask() -> None:
-            told.append(await refused_with(chat.asks()))
+    async def ask(chat: Chat) -> None:
+        told.append(await refused_with(chat.asks()))
 
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(ask)
+    async with trio.open_nursery() as askers:
+        async with open_house() as house:
+            chat = await house.opens()
+            house.node.fails("commit", Fault(held=trio.Event()))
+            askers.start_soon(ask, chat)
             await settle()
-            house.nursery.cancel_scope.cancel()
-        assert told == [Draining]
+    assert told == [Draining]
 
 
 async def test_an_unknown_commit_at_the_end_of_a_node_is_found_by_the_next(autojump_clock: MockClock) -> None:

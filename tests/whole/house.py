@@ -74,10 +74,11 @@ class House:
         return self.server
 
     @property
-    def ws_port(self) -> int:
-        port = urlsplit(self.ready["ws"]).port
-        assert port is not None
-        return port
+    def ws_address(self) -> tuple[str, int]:
+        url = urlsplit(self.ready["ws"])
+        assert url.hostname is not None
+        assert url.port is not None
+        return url.hostname, url.port
 
     async def admit(self, user_type: str, **wish: Any) -> Person:
         """A new person with a token."""

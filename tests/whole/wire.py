@@ -31,6 +31,14 @@ class HandshakeRefused(Exception):
         super().__init__(f"{status} {self.problem}")
 
 
+class Closed(Exception):
+    """The server said goodbye while something else was waited for."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+        super().__init__(str(code))
+
+
 def frame(opcode: int, payload: bytes, *, final: bool = True, masked: bool = True, reserved: int = 0) -> bytes:
     """One frame as a client sends it."""
     head = bytes([(0x80 if final else 0) | reserved | opcode])
@@ -79,7 +87,7 @@ class Wire:
         return head[0] & 0x0F, await self._take(length)
 
     async def receive(self, seconds: float = PATIENCE_SECONDS) -> dict[str, Any]:
-        """The next text frame, decoded. Pings are answered on the way. Raises AssertionError when the server closes instead."""
+        """The next text frame, decoded. Pings are answered on the way. Raises Closed, and what `receive_frame` raises."""
         with trio.fail_after(seconds):
             while True:
                 opcode, payload = await self.receive_frame()
@@ -91,6 +99,8 @@ class Wire:
                     told: dict[str, Any] = json.loads(payload)
                     assert payload.startswith(b'{"type":"'), "type comes first"
                     return told
+                elif opcode == CLOSE:
+                    raise Closed(struct.unpack("!H", payload[:2])[0])
                 else:
                     assert opcode == PONG, f"opcode {opcode}: {payload!r}"
 
@@ -169,7 +179,7 @@ async def open_wire(
     if receive_buffer is not None:  # before connecting, or the window has been agreed upon
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     with trio.fail_after(PATIENCE_SECONDS):
-        await sock.connect(("127.0.0.1", house.ws_port))
+        await sock.connect(house.ws_address)
         stream = trio.SocketStream(sock)
         await stream.send_all(request.encode())
         answer = b""

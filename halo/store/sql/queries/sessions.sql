@@ -92,9 +92,15 @@ WITH orphans AS (
     ORDER BY s.deadline_at
     LIMIT %(limit)s
     FOR UPDATE OF s SKIP LOCKED)
-UPDATE chat_sessions s SET owner = %(owner)s, epoch = s.epoch + 1
+UPDATE chat_sessions s SET owner = %(owner)s, epoch = s.epoch + 1, updated_at = o.last_kept_at
 FROM orphans o WHERE o.session_id = s.session_id
 RETURNING s.session_id, o.last_kept_at
+
+-- name: count_own
+SELECT count(*) AS count FROM chat_sessions WHERE owner = %(owner)s AND status <> 'ended'
+
+-- name: list_own
+SELECT session_id, epoch, updated_at AS last_kept_at FROM chat_sessions WHERE owner = %(owner)s AND status <> 'ended'
 
 -- name: list_living_of
 SELECT session_id FROM chat_sessions WHERE (customer_id = %(user_id)s OR mitra_id = %(user_id)s) AND status <> 'ended' ORDER BY created_at

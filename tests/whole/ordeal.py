@@ -1,0 +1,400 @@
+"""One paid session from nothing to goodbye, played by apps that do what good apps do when a server dies: start again, come back
+where they were, and ask again under the same key.
+
+`Ordeal.play` gives back what became of everything, without the ids, so that two runs can be compared. Read next:
+`tests/whole/test_crash.py`.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import httpx
+import trio
+
+from halo.client import ApiClient, CallRefused, open_api
+from halo.store.invariants import find_violations
+from halo.store.postgres import Postgres, open_postgres
+from tests.whole.house import SECRETS, House, Person, environment_of
+from tests.whole.wire import Closed, HandshakeRefused, Wire, chat_path, open_wire
+
+T = TypeVar("T")
+
+MINUTE_SECONDS: Final = "1.5"
+PLAY_SECONDS: Final = 60.0
+"""A play takes five; on a busy machine, with a restart, ten."""
+START_SECONDS: Final = 30.0
+RETRY_SECONDS: Final = 0.02
+CONFIG: Final = {
+    "closure_grace_seconds": 1,
+    "reconnect_grace_seconds": 2,
+    "extension_timeout_seconds": 60,
+    "session_timer_interval_seconds": 3600,
+    "session_warning_seconds": [],
+    "pairing_offer_seconds": 60,
+}
+COME_BACK: Final = {1001, 1006, 1011, 4000, 4001, 4002}
+BROKEN: Final = (httpx.TransportError, EOFError, OSError, trio.BrokenResourceError, trio.ClosedResourceError)
+
+
+@asynccontextmanager
+async def open_zygote() -> AsyncIterator[str]:
+    """The path of the socket at which servers are to be had."""
+    with tempfile.TemporaryDirectory(prefix="crash-") as home:
+        path = f"{home}/s"
+        process = await trio.lowlevel.open_process([sys.executable, "-m", "tests.whole.crashing_server", path], stdin=subprocess.DEVNULL)
+        try:
+            with trio.fail_after(START_SECONDS):
+                while not Path(path).exists():
+                    assert process.poll() is None
+                    await trio.sleep(0.01)
+            yield path
+        finally:
+            process.kill()
+            with trio.CancelScope(shield=True):
+                await process.wait()
+
+
+@dataclass
+class Mortal:
+    """A server that may die, and what it has told."""
+
+    stream: trio.SocketStream
+    ready: dict[str, str] = field(default_factory=dict)
+    commits: list[str] = field(default_factory=list)
+    is_killed: bool = False
+    """It has said that it dies now."""
+    is_ready: trio.Event = field(default_factory=trio.Event)
+    is_dead: trio.Event = field(default_factory=trio.Event)
+
+    async def listen(self) -> None:
+        rest = b""
+        async with self.stream:
+            async for chunk in self.stream:
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    self._note(json.loads(line))
+            self.is_dead.set()
+            self.is_ready.set()
+
+    def _note(self, told: dict[str, Any]) -> None:
+        if "ready" in told:
+            self.ready = told["ready"]
+            self.is_ready.set()
+        else:
+            self.commits.append(told["label"])
+            self.is_killed = self.is_killed or bool(told["dies"])
+
+
+class Chat:
+    """One side's app: what it has heard, and where it would go on."""
+
+    def __init__(self, ordeal: "Ordeal", person: Person) -> None:
+        self._ordeal = ordeal
+        self._person = person
+        self._wire: Wire | None = None
+        self._open = AsyncExitStack()
+        self.heard: list[str] = []
+        """Bodies, by seq from 1."""
+        self.acked: dict[str, int] = {}
+        self.status = ""
+
+    async def close(self) -> None:
+        self._wire = None
+        await self._open.aclose()
+
+    async def connect(self) -> Wire:
+        if self._wire is None:
+            path = chat_path(self._ordeal.session_id, len(self.heard))
+            self._wire = await self._open.enter_async_context(open_wire(self._ordeal.house, path, self._person))
+            welcome = await self._wire.receive()
+            assert welcome["type"] == "welcome"
+            self.status = welcome["session"]["status"]
+        return self._wire
+
+    async def take(self) -> dict[str, Any]:
+        told = await (await self.connect()).receive()
+        match told["type"]:
+            case "message":
+                self._hear(told["seq"], told["body"])
+            case "session_paused":
+                self.status = "extending"
+            case "session_resumed" | "session_started":
+                self.status = "active"
+            case "session_closing":
+                self.status = "closing"
+            case "session_ended":
+                self.status = "ended"
+        return told
+
+    async def say(self, name: str, body: str) -> None:
+        """Until it is acknowledged."""
+        wire = await self.connect()
+        told = None
+        await wire.send("message", id=name, body=body)
+        while told is None or told["type"] not in {"ack", "refused"} or told["id"] != name:
+            told = await self.take()
+        if told["type"] == "refused":
+            raise CallRefused(told["status"], told)
+        self.acked[name] = told["seq"]
+        self._hear(told["seq"], body)
+
+    async def ask(self, type_: str, **fields: Any) -> None:
+        """Send a command; its answer only matters when it is a refusal."""
+        wire = await self.connect()
+        name = str(uuid.uuid4())
+        await wire.send(type_, id=name, **fields)
+        while (told := await self.take()).get("id") != name:
+            pass
+        if told["type"] == "refused":
+            raise CallRefused(told["status"], told)
+
+    async def hear(self, seq: int) -> None:
+        while len(self.heard) < seq:
+            await self.take()
+
+    async def wait_for(self, *statuses: str) -> None:
+        await self.connect()
+        while self.status not in statuses:
+            await self.take()
+
+    def _hear(self, seq: int, body: str) -> None:
+        if seq <= len(self.heard):
+            assert self.heard[seq - 1] == body, "a seq was given twice"
+        else:
+            assert seq == len(self.heard) + 1, f"seq {seq} after {len(self.heard)}: a gap"
+            self.heard.append(body)
+
+
+class Ordeal:
+    """One play, on a database of its own. It dies at the `at`-th commit, before or after it; 0 for not at all."""
+
+    def __init__(self, zygote: str, number: int, database_url: str, valkey_url: str, at: int, side: str) -> None:
+        self._zygote = zygote
+        self._where = f"127.0.{1 + number // 250}.{1 + number % 250}:0"
+        """An address of its own: a port of a dead server is soon somebody else's."""
+        self._environment = environment_of(
+            database_url,
+            valkey_url,
+            HALO_VALKEY_PREFIX=f"crash{number}:",
+            HALO_MINUTE_SECONDS=MINUTE_SECONDS,
+            HALO_WS_BIND=self._where,
+            HALO_API_BIND=self._where,
+            HALO_ADMIN_BIND=self._where,
+        )
+        self._database_url = database_url
+        self._at = at
+        self._side = side
+        self.incarnations: list[Mortal] = []
+        self.session_id = ""
+        self.house: House
+
+    async def play(self, log: Path) -> dict[str, Any]:
+        """The outcome. What is not the same as ever, or not in time, raises."""
+        self._log = log
+        with trio.fail_after(PLAY_SECONDS):
+            async with open_postgres(self._database_url, size=2) as db, open_api("http://halo.test") as api, trio.open_nursery() as nursery:
+                self._nursery, self._db, self._api = nursery, db, api
+                await self._start()
+                await self._patch()
+                await self._live()
+                outcome = await self._outcome()
+                nursery.cancel_scope.cancel()
+        return outcome
+
+    @property
+    def commits(self) -> list[str]:
+        """What the first incarnation made durable, up to its death."""
+        return self.incarnations[0].commits
+
+    # ---- the server
+
+    async def _start(self) -> None:
+        at = 0 if self.incarnations else self._at
+        stream = await trio.open_unix_socket(self._zygote)
+        mortal = Mortal(stream)
+        self.incarnations.append(mortal)
+        self._nursery.start_soon(mortal.listen)
+        request = {"environment": self._environment, "at": at, "side": self._side, "log": str(self._log)}
+        await stream.send_all(json.dumps(request).encode() + b"\n")
+        with trio.fail_after(START_SECONDS):
+            await mortal.is_ready.wait()
+        assert mortal.ready, f"the server died at its start: {self._log.read_text()[-2000:]}"
+        self.house = House(mortal.ready, self._db, self._api)
+
+    async def _revive(self) -> None:
+        for chat in self._chats:
+            await chat.close()
+        mortal = self.incarnations[-1]
+        with trio.move_on_after(RETRY_SECONDS):
+            await mortal.is_dead.wait()
+        if mortal.is_dead.is_set():
+            assert mortal.is_killed, f"the server died by itself: {self._log.read_text()[-2000:]}"
+            await self._start()
+            if self._mitra is not None:
+                await self._insist(self._beat)
+
+    async def _insist(self, step: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+        """`step` until it goes through: what may be repeated is repeated, whatever was broken is made anew."""
+        while True:
+            try:
+                return await step(*arguments)
+            except BROKEN:
+                pass
+            except Closed as closed:
+                if closed.code not in COME_BACK:
+                    raise
+            except CallRefused as refused:
+                if not refused.problem.get("retryable"):
+                    raise
+            except HandshakeRefused as refused:
+                if refused.status != 503:
+                    raise
+            await self._revive()
+
+    # ---- the people
+
+    _mitra: Person | None = None
+    _customer: Person | None = None
+    _chats: tuple[Chat, ...] = ()
+
+    async def _call(self, person: Person, method: str, path: str, body: Any = None, key: str | None = None) -> Any:
+        headers = {} if key is None else {"Idempotency-Key": key}
+        body = {} if body is None and method == "POST" else body
+        return await self._api.call(method, self.house.ready["api"] + path, body, person.authorization | headers)
+
+    async def _patch(self) -> None:
+        await self.house.configure(**CONFIG)
+
+    async def _admit(self, user_type: str) -> Person:
+        headers = {"X-Halo-Key": SECRETS["HALO_SERVER_KEY"], "Idempotency-Key": user_type}
+        opened = await self._api.call("POST", self.house.ready["api"] + "/api/auth/sessions", {"user_type": user_type}, headers)
+        return Person(opened["user_id"], opened["access_token"], opened["refresh_token"])
+
+    async def _beat(self) -> None:
+        assert self._mitra is not None
+        await self._call(self._mitra, "POST", "/api/mitra/status/heartbeat")
+
+    async def _live(self) -> None:
+        customer = self._customer = await self._insist(self._admit, "customer")
+        mitra = self._mitra = await self._insist(self._admit, "mitra")
+        await self._insist(self._call, mitra, "POST", "/api/mitra/status/online")
+        await self._insist(self._beat)
+        payment = await self._pay("the session", {"duration_minutes": 1, "is_first_session_discount": True})
+        self.session_id = await self._pair(payment["id"])
+        one, other = self._chats = (Chat(self, customer), Chat(self, mitra))
+        await self._talk("hello", one, other)
+        await self._talk("hello yourself", other, one)
+        await self._extend("more, please", accepted=True, by_socket=False)
+        await self._talk("thank you", one, other)
+        await self._extend("even more", accepted=False, by_socket=True)
+        await self._talk("sorry", other, one)
+        for chat in self._chats:
+            await self._insist(chat.wait_for, "closing")
+        await self._talk("good night", one, other)
+        for chat in self._chats:
+            await self._insist(self._see_end, chat)
+            await chat.close()
+
+    async def _pay(self, key: str, wish: dict[str, Any]) -> Any:
+        assert self._customer is not None
+        made = await self._insist(self._call, self._customer, "POST", "/api/payments", wish, key)
+        return await self._insist(self._call, self._customer, "POST", f"/api/sandbox/payments/{made['id']}/confirm")
+
+    async def _pair(self, payment_request_id: str) -> str:
+        assert self._customer is not None
+        assert self._mitra is not None
+        wish = {"payment_request_id": payment_request_id}
+        pairing = await self._insist(self._call, self._customer, "POST", "/api/pairings", wish, "the pairing")
+        while True:
+            found = await self._insist(self._call, self._customer, "GET", f"/api/pairings/{pairing['pairing_id']}")
+            if found["status"] == "matched":
+                return str(found["session_id"])
+            assert found["status"] == "searching", found
+            for offer in (await self._insist(self._call, self._mitra, "GET", "/api/offers"))["offers"]:
+                try:
+                    await self._insist(self._call, self._mitra, "POST", f"/api/offers/{offer['offer_id']}/accept")
+                except CallRefused as refused:
+                    assert refused.code == "OFFER_RESOLVED"  # by ourselves, before the server died
+            await trio.sleep(0.005)
+
+    async def _talk(self, body: str, speaker: Chat, listener: Chat) -> None:
+        await self._insist(speaker.say, f"id of {body}", body)
+        await self._insist(listener.hear, speaker.acked[f"id of {body}"])
+
+    async def _extend(self, key: str, *, accepted: bool, by_socket: bool) -> None:
+        assert self._customer is not None
+        assert self._mitra is not None
+        wish = {"duration_minutes": 1, "is_extension": True, "session_id": self.session_id}
+        payment = await self._pay(key, wish)
+        ask = {"duration_minutes": 1, "price": payment["amount"], "extension_payment_request_id": payment["id"]}
+        chat = f"/api/chat/{self.session_id}"
+        while True:
+            found = await self._insist(self._call, self._customer, "GET", f"/api/payments/{payment['id']}")
+            if found["status"] in {"consumed", "failed"}:
+                return
+            pending = (await self._insist(self._call, self._mitra, "GET", f"{chat}/info"))["pending_extension"]
+            try:
+                if pending is None and by_socket:
+                    await self._insist(lambda: self._chats[0].ask("extension_request", **ask))
+                elif pending is None:
+                    await self._insist(self._call, self._customer, "POST", f"{chat}/extensions", ask, key)
+                elif by_socket:
+                    answer = {"extension_id": pending["extension_id"], "accepted": accepted}
+                    await self._insist(lambda answer=answer: self._chats[1].ask("extension_respond", **answer))
+                else:
+                    path = f"{chat}/extensions/{pending['extension_id']}/respond"
+                    await self._insist(self._call, self._mitra, "POST", path, {"accepted": accepted})
+            except CallRefused as refused:  # it was done, and the server died before it could say so
+                assert refused.code in {"SESSION_NOT_ACTIVE", "EXTENSION_RESOLVED", "INVALID_STATE", "PAYMENT_IN_USE"}, refused
+
+    async def _see_end(self, chat: Chat) -> None:
+        try:
+            await chat.wait_for("ended")
+        except HandshakeRefused as refused:
+            assert refused.status == 404
+            assert self._customer is not None
+            info = await self._call(self._customer, "GET", f"/api/chat/{self.session_id}/info")
+            assert info["session"]["status"] == "ended"
+
+    # ---- what became of it
+
+    async def _outcome(self) -> dict[str, Any]:
+        checked, violations = await find_violations(self._db)
+        assert checked > 15
+        assert violations == []
+        one, other = self._chats
+        stored = await self._db.fetch_all("SELECT seq, sender, id, body FROM messages ORDER BY seq")
+        for chat in self._chats:
+            assert chat.heard == [row.body for row in stored][: len(chat.heard)]
+            assert all(stored[seq - 1].id == name for name, seq in chat.acked.items()), "acknowledged, and not there"
+        assert one.heard == other.heard
+        return {name: await self._rows(question) for name, question in QUESTIONS.items()}
+
+    async def _rows(self, question: str) -> list[tuple[Any, ...]]:
+        return [tuple(row) for row in await self._db.fetch_all(question)]
+
+
+QUESTIONS: Final = {
+    "people": "SELECT (SELECT count(*) FROM customers) AS customers, (SELECT count(*) FROM mitras) AS mitras",
+    "session": """SELECT status, end_reason, duration_minutes, paid_amount, paid_ms, served_ms, refunded_ms, forfeited_ms,
+                         remaining_ms, extensions_accepted FROM chat_sessions""",
+    "payments": "SELECT status, amount, is_extension, failure_cause FROM payment_requests ORDER BY created_at",
+    "ledger": "SELECT type, amount, duration_minutes FROM customer_transactions ORDER BY at",
+    "refunds": "SELECT kind, cause, amount, status FROM refunds ORDER BY created_at",
+    "extensions": "SELECT status, decided_by, duration_minutes, price FROM session_extensions ORDER BY requested_at",
+    "messages": "SELECT seq, sender, id, body FROM messages ORDER BY seq",
+    "pairings": "SELECT status, cause FROM pairings",
+    "offers": "SELECT status FROM offers",
+    "failures": "SELECT cause FROM pairing_failures ORDER BY at",
+    "outbox": "SELECT kind, template FROM outbox WHERE kind = 'refund' ORDER BY created_at",
+    "history": "SELECT event, from_status, to_status, cause FROM session_timeline WHERE event <> 'downtime_credited' ORDER BY version",
+}
+"""Everything but ids and moments. Pushes depend on who was connected, and credits on the crash."""
