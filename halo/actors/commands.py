@@ -121,20 +121,13 @@ class End:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CreditDowntime:
-    """No node kept this session's clock for so long."""
-
-    downtime_ms: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SettlePayment:
     """The payment of a session on hold may have been confirmed or failed: look."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Due:
-    """The alarm rang: a deadline or a timer."""
+    """The alarm rang: a deadline, a timer, or something that is owed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,4 +136,4 @@ class Stop:
 
 
 Command: TypeAlias = RequestExtension | AnswerExtension | CancelExtension | End
-Item: TypeAlias = Said | Command | CreditDowntime | SettlePayment | Due | Stop
+Item: TypeAlias = Said | Command | SettlePayment | Due | Stop

@@ -4,7 +4,6 @@ One consumer, many producers, no locks: everything runs in one thread and `put` 
 slow actor costs its own askers and nobody else. Read next: `halo/actors/session.py`.
 """
 
-from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 import trio
@@ -29,9 +28,6 @@ class Mailbox(Generic[T]):
 
     def __len__(self) -> int:
         return len(self._items)
-
-    def __iter__(self) -> Iterator[T]:
-        return iter(tuple(self._items))
 
     def put(self, item: T, *, urgent: bool = False) -> None:
         """Hand in `item` for the consumer's next turn; what is `urgent` (the alarm, a stop) finds room in any case.

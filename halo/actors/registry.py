@@ -17,7 +17,6 @@ from halo.actors.commands import (
     AnswerExtension,
     CancelExtension,
     Command,
-    CreditDowntime,
     End,
     RequestExtension,
     SettlePayment,
@@ -116,7 +115,7 @@ class Registry:
 
     def _keep_again(self, taken: TakenUp) -> None:
         downtime_ms = max(0, self._ports.clock.now() - taken.last_kept_at)
-        self._start(taken.stored).mailbox.put(CreditDowntime(downtime_ms=downtime_ms), urgent=True)
+        self._start(taken.stored).owe_downtime(downtime_ms)
 
     async def opened(self, decided: Step) -> None:
         """Start the actor of a session that has just been committed."""
@@ -174,7 +173,7 @@ class Registry:
     def credit_downtime(self, downtime_ms: int) -> None:
         """No clock was kept on this node for so long: every session of it gets the time back."""
         for actor in self:
-            actor.mailbox.put(CreditDowntime(downtime_ms=downtime_ms), urgent=True)
+            actor.owe_downtime(downtime_ms)
 
     async def drain(self) -> None:
         """Every actor finishes the step in hand and returns; the caller bounds the time."""

@@ -22,7 +22,6 @@ from halo.actors.commands import (
     AnswerExtension,
     CancelExtension,
     Command,
-    CreditDowntime,
     Due,
     Ear,
     End,
@@ -98,7 +97,7 @@ class SessionActor:
         self._retry_at: int | None = None
         """Set while something waits for the store to come back: a deadline, a credit, or the outcome of a commit."""
         self._owed_ms: int | None = None
-        """Downtime that is not credited yet; no deadline is acted upon before it is (T3)."""
+        """Downtime that is not credited yet; nothing else is decided before it is (T3)."""
         self._payment_unseen = False
         """A payment was settled, and the store was away when it was looked for."""
         self._last_timer_at = ports.clock.now()
@@ -127,6 +126,11 @@ class SessionActor:
         if self.retired is not None:
             raise _too_late(item, self.retired())
         self.mailbox.put(item)
+
+    def owe_downtime(self, downtime_ms: int) -> None:
+        """Nobody kept this session's clock for so long: credit it before anything else, whatever waits already."""
+        self._owed_ms = (self._owed_ms or 0) + downtime_ms
+        self.mailbox.put(Due(), urgent=True)
 
     @property
     def is_parked(self) -> bool:
@@ -185,16 +189,17 @@ class SessionActor:
     async def recover(self) -> None:
         """After a crash: what was in hand is refused, never replayed, and the row is read again, now or when the store is back.
 
-        What nobody asked for and would be lost for ever (a credit, a stop) stays in hand, unless it was the one that crashed.
+        What nobody asked for and would be lost for ever (a stop) stays in hand, unless it was the one that crashed.
 
         Raises:
             OwnershipLost
         """
-        unasked: list[Item] = [item for item in self._in_hand[1:] if isinstance(item, CreditDowntime | SettlePayment | Stop)]
+        unasked: list[Item] = [item for item in self._in_hand[1:] if isinstance(item, SettlePayment | Stop)]
         self._refuse_in_hand(ActorFault)
         self._in_hand = unasked
         self._uncertain = True
         self.conversation.forget_ids()
+        self._ring_soon()  # for what is owed
         await self._try_reload()
 
     def _refuse_in_hand(self, refusal: Callable[[], Refusal]) -> None:
@@ -214,14 +219,11 @@ class SessionActor:
 
     # ---- commands
 
-    async def _take(self, item: Command | CreditDowntime | SettlePayment | Due) -> None:
+    async def _take(self, item: Command | SettlePayment | Due) -> None:
         try:
             match item:
                 case Due():
                     await self._on_alarm()
-                case CreditDowntime():
-                    self._owed_ms = (self._owed_ms or 0) + item.downtime_ms
-                    await self._credit()
                 case SettlePayment():
                     await self._settle_payment(at_deadline=False)
                 case RequestExtension():
@@ -235,7 +237,7 @@ class SessionActor:
                 case _:
                     assert_never(item)
         except Refusal as refusal:
-            if isinstance(item, Due | CreditDowntime | SettlePayment):
+            if isinstance(item, Due | SettlePayment):
                 if not isinstance(refusal, StoreUnavailable):
                     raise  # nobody asked: a refusal here is a fault
                 self._payment_unseen |= isinstance(item, SettlePayment)
@@ -309,13 +311,12 @@ class SessionActor:
         self._retry_at = None
         if self._uncertain:
             await self._reload()
-        if self._owed_ms is not None:
-            await self._credit()
+        await self._credit()
         if self._payment_unseen:
             await self._settle_payment(at_deadline=False)
         now = self._ports.clock.now()
         if self.session.deadline_at is not None and now >= self.session.deadline_at:
-            if not self._ports.lease.keeps_clocks() or self._is_credit_waiting():  # nothing falls due before the downtime is credited
+            if not self._ports.lease.keeps_clocks():  # the store was away: the downtime is credited before anything falls due
                 self._retry_at = now + AWAY_RETRY_MS
             elif self.session.status is SessionStatus.PENDING_PAYMENT:
                 await self._settle_payment(at_deadline=True)
@@ -327,9 +328,6 @@ class SessionActor:
                 self._last_timer_at = now
                 self.audience.send(timer_frame(self.session, now))
         self._set_alarm()
-
-    def _is_credit_waiting(self) -> bool:
-        return any(isinstance(item, CreditDowntime) for item in (*self._in_hand, *self.mailbox))
 
     async def _deadline_facts(self) -> Event | None:
         reachability = None
@@ -372,7 +370,7 @@ class SessionActor:
         return PaymentFailed(at=self._ports.clock.now(), config=self._ports.facts.config())
 
     async def _credit(self) -> None:
-        """What is owed. A commit that did not answer may turn out to have credited it, and then nothing is owed any more."""
+        """What is owed, if anything. A commit that did not answer may turn out to have credited it; then nothing is owed any more."""
 
         async def gather() -> Event | None:
             if self._owed_ms is None or self.session.status is SessionStatus.ENDED:
@@ -381,18 +379,23 @@ class SessionActor:
             grace_ms = self._ports.facts.config().reconnect_grace_seconds * 1000
             return DowntimeCredited(at=now, downtime_ms=self._owed_ms, not_before=now + grace_ms)
 
-        await self._decide(gather)
+        while self._owed_ms is not None and self.session.status is not SessionStatus.ENDED:
+            await self._commit(gather)
 
     # ---- one step
 
     async def _decide(self, gather: Callable[[], Awaitable[Event | None]]) -> tuple[Session, Step] | None:
-        """Facts, rule, commit, speech; what is overtaken is decided anew on what is true now.
+        """Facts, rule, commit, speech, once nothing is owed any more; what is overtaken is decided anew on what is true now.
 
         Returns the session before and the step, or None when the facts say that there is nothing to decide any more.
 
         Raises:
             Refusal: the rules say no, or the store is away; nothing was said.
         """
+        await self._credit()
+        return await self._commit(gather)
+
+    async def _commit(self, gather: Callable[[], Awaitable[Event | None]]) -> tuple[Session, Step] | None:
         for attempt in range(OVERTAKEN_MAX):
             if self._uncertain:
                 await self._reload()

@@ -67,9 +67,13 @@ class NodeLease:
         self._lock_key = row.lock_key
         self.skew_ms = await self._measure_skew()
         if abs(self.skew_ms) > SKEW_MAX_MS:
-            raise ClockSkewed(f"This machine's clock is {self.skew_ms} ms ahead of Postgres'; at most {SKEW_MAX_MS} ms are accepted.")
+            raise ClockSkewed(
+                f"This machine's clock is {self.skew_ms} ms ahead of Postgres'; at most {SKEW_MAX_MS} ms are accepted."
+            )
 
-    async def serve(self, on_gap: Callable[[int], None], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def serve(
+        self, on_gap: Callable[[int], None], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
         """Hold the lock and beat, for ever; `on_gap(milliseconds)` is called when the beat returns after having been away."""
         started = False
         while True:

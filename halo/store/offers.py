@@ -19,7 +19,7 @@ from halo.store import pairings
 from halo.store.connection import Values
 from halo.store.postgres import Postgres, Transaction
 from halo.store.queries import load_queries
-from halo.store.sessions import insert_session
+from halo.store.steps import insert_session
 
 SQL: Final = load_queries("offers")
 

@@ -2,7 +2,7 @@
 
 Every change is guarded by the status it starts from, and a payment that fails after its money came leaves a refund due in the same
 statement. It must never price anything itself (`halo/payment.py` does), never let one `webhook-id` count twice, and never consume
-outside the transaction that grants the time: `consume_payment`, `fail_payment` and `fail_unused_payments` work inside their
+outside the transaction that grants the time: `consumption`, `failure` and `failure_of_unused` are statements for their
 caller's. Locks are taken session before payment before customer. Read next: `halo/store/sessions.py`.
 """
 
@@ -18,26 +18,16 @@ from halo.errors import (
     NotFound,
     PaymentMismatch,
     SessionNotActive,
-    StepOvertaken,
     ValidationFailed,
 )
 from halo.payment import Payment, PaymentStatus, price
 from halo.session import FailureCause
+from halo.store.connection import Values
 from halo.store.postgres import Postgres, Transaction
-from halo.store.queries import load_queries
+from halo.store.queries import Query, load_queries
 from halo.store.values import Value
 
 SQL: Final = load_queries("payments")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Consumed:
-    """What was charged and may be granted (M4)."""
-
-    amount: int
-    """Minor units of `currency`."""
-    currency: str
-    duration_minutes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,13 +190,10 @@ class Payments:
         return await self._db.transact(write, str(uuid4()))
 
 
-async def consume_payment(
-    tx: Transaction, payment_request_id: str, session_id: str, ledger_type: str, at: Moment
-) -> Consumed:
-    """Spend a confirmed payment on a session and write its one ledger row (M1), in the caller's transaction.
+def consumption(payment_request_id: str, session_id: str, ledger_type: str, at: Moment) -> tuple[Query, Values]:
+    """Spends a confirmed payment on a session and writes its one ledger row (M1).
 
-    Raises:
-        StepOvertaken: it is not confirmed any more, or was made for another session.
+    Touches no row when the payment is not confirmed any more, or was made for another session.
     """
     values: dict[str, Value] = {
         "payment_request_id": payment_request_id,
@@ -214,19 +201,14 @@ async def consume_payment(
         "type": ledger_type,
         "at": at,
     }
-    row = await tx.fetch_one(SQL["consume_payment"], values)
-    if row is None:
-        raise StepOvertaken("payment")
-    return Consumed(amount=row.amount, currency=row.currency, duration_minutes=row.duration_minutes)
+    return SQL["consume_payment"], values
 
 
-async def fail_payment(
-    tx: Transaction, payment_request_id: str, cause: str, at: Moment, *, session_id: str | None = None
-) -> bool:
-    """Fail a pending or confirmed payment in the caller's transaction; a refund of all of it is due if its money had come.
+def failure(payment_request_id: str, cause: str, at: Moment, *, session_id: str | None = None) -> tuple[Query, Values]:
+    """Fails a pending or confirmed payment; a refund of all of it is due if its money had come.
 
-    Whether it did: False means that it was failed or consumed before, and keeps the cause that it had (M6). `session_id` is noted
-    on the refund when the payment itself does not know its session.
+    Touches no row when it was failed or consumed before, and keeps the cause that it had (M6). `session_id` is noted on the refund
+    when the payment itself does not know its session.
     """
     values: dict[str, Value] = {
         "payment_request_id": payment_request_id,
@@ -234,16 +216,20 @@ async def fail_payment(
         "at": at,
         "session_id": session_id,
     }
-    return await tx.fetch_one(SQL["fail_payment"], values) is not None
+    return SQL["fail_payment"], values
 
 
-async def fail_unused_payments(tx: Transaction, session_id: str, at: Moment) -> list[str]:
-    """Fail this session's extension payments that bought nothing, with refunds (M7), in the caller's transaction.
+def failure_of_unused(session_id: str, at: Moment) -> tuple[Query, Values]:
+    """Fails this session's extension payments that bought nothing, with refunds (M7).
 
-    To be called after the session's own row was written `ended`: only then does `Payments.create` let no other in behind it.
+    To be run after the session's own row was written `ended`: only then does `Payments.create` let no other in behind it.
     """
-    rows = await tx.fetch_all(SQL["fail_unused_payments"], {"session_id": session_id, "at": at})
-    return [row.payment_request_id for row in rows]
+    return SQL["fail_unused_payments"], {"session_id": session_id, "at": at}
+
+
+async def fail_payment(tx: Transaction, payment_request_id: str, cause: str, at: Moment) -> bool:
+    """Run `failure` in the caller's transaction: whether it touched the payment."""
+    return await tx.execute(*failure(payment_request_id, cause, at)) == 1
 
 
 async def _find(source: Postgres | Transaction, payment_request_id: str) -> Payment | None:

@@ -1,46 +1,26 @@
-"""Sessions in Postgres: one transaction a step, guarded by status, epoch, version and owner.
+"""Sessions in Postgres: read, owned, and moved by one transaction a step.
 
-`commit` interprets every effect of a step but `Send`, inside one transaction that also moves the session row and writes the
-timeline; a guard that matches no row raises `StepOvertaken` and nothing is kept. It must never decide anything: what to
-write was decided in `halo/rules.py`. Read next: `halo/store/journal.py`, the way of messages.
+What a step writes is in `halo/store/steps.py`; here it is committed, once, whatever becomes of the connection. It must never decide
+anything: that was done in `halo/rules.py`. Read next: `halo/store/journal.py`, the way of messages.
 """
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, assert_never
+from typing import Any
 
 from psycopg.errors import UniqueViolation
-from psycopg.types.json import Jsonb
 
 from halo.clock import Moment
 from halo.config import RefusalOutcome, TimeoutAction
-from halo.effects import (
-    ConsumePayment,
-    Effect,
-    FailPayment,
-    FailUnusedPayments,
-    MoveExtensionDeadline,
-    OpenExtension,
-    PushIfAbsent,
-    RecordFailure,
-    RefundTimeLeft,
-    ResolveExtension,
-    Send,
-    Step,
-)
+from halo.effects import Step
 from halo.errors import StepOvertaken
 from halo.session import EndReason, Extension, ExtensionStatus, Party, Session, SessionStatus
-from halo.store import payments
 from halo.store.nodes import LOCK_CLASS
-from halo.store.postgres import Postgres, Transaction
+from halo.store.postgres import Postgres
 from halo.store.queries import load_queries
-from halo.store.values import Value
+from halo.store.steps import write_step
 
 SQL = load_queries("sessions")
-
-PUSH_PATIENCE_MS = 30_000
-"""A party with a socket gets its push only after a keepalive period (20 s) and its pong (10 s) have passed unanswered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,23 +72,9 @@ class Sessions:
             StoreUnavailable: Postgres does not answer; whether it was written will be known after a reload.
         """
         try:
-            await self._db.transact(partial(self._write, before=before, decided=decided, present=present), operation_id)
+            await self._db.transact(lambda tx: write_step(tx, before, decided, self.owner, present), operation_id)
         except UniqueViolation as taken:  # session_extensions_one_payment, …_one_pending: somebody else was first
             raise StepOvertaken(taken.diag.constraint_name) from taken
-
-    async def _write(self, tx: Transaction, *, before: Session, decided: Step, present: frozenset[Party]) -> None:
-        after = decided.session
-        moved = await tx.execute(
-            SQL["step_session"],
-            _columns(after) | {"at": decided.at, "from_status": before.status.value, "from_version": before.version, "owner": self.owner},
-        )
-        _require(moved, "session")
-        await _write_timeline(tx, decided, before.status)
-        for effect in decided.effects:
-            await _write_effect(tx, effect, decided, present)
-        if after.status is SessionStatus.ENDED or after.mitra_id != before.mitra_id:
-            for mitra_id in {before.mitra_id, after.mitra_id}:
-                await tx.execute(SQL["change_capacity"], {"mitra_id": mitra_id, "at": decided.at})
 
     async def load(self, session_id: str) -> Stored | None:
         """The session whoever owns it, or None."""
@@ -123,7 +89,10 @@ class Sessions:
         """Own up to `limit` living sessions that no living node owns, those due soonest first; each gets a new epoch."""
         rows = await self._db.fetch_all(SQL["take_up"], {"owner": self.owner, "lock_class": LOCK_CLASS, "limit": limit})
         last_kept_at = {row.session_id: row.last_kept_at for row in rows}
-        return [TakenUp(stored, last_kept_at[stored.session.session_id]) for stored in await self.list_by_id(list(last_kept_at))]
+        return [
+            TakenUp(stored, last_kept_at[stored.session.session_id])
+            for stored in await self.list_by_id(list(last_kept_at))
+        ]
 
     async def list_strays(self, kept: Collection[str]) -> list[TakenUp]:
         """Living sessions of this node that are not in `kept`: the answer to the commit that made them ours was lost on its way."""
@@ -152,16 +121,22 @@ class Sessions:
 
     async def list_messages(self, session_id: str, after_seq: int, limit: int) -> list[StoredMessage]:
         """At most `limit` messages with `seq > after_seq`, in order."""
-        rows = await self._db.fetch_all(SQL["list_messages"], {"session_id": session_id, "after_seq": after_seq, "limit": limit})
+        rows = await self._db.fetch_all(
+            SQL["list_messages"], {"session_id": session_id, "after_seq": after_seq, "limit": limit}
+        )
         return [StoredMessage(row.seq, row.sender, row.id, row.body, row.at) for row in rows]
 
     async def list_message_ids(self, session_id: str, after_seq: int, limit: int) -> list[tuple[int, str, str]]:
         """`(seq, sender, id)` of at most `limit` messages, in order; bodies stay where they are."""
-        rows = await self._db.fetch_all(SQL["list_message_ids"], {"session_id": session_id, "after_seq": after_seq, "limit": limit})
+        rows = await self._db.fetch_all(
+            SQL["list_message_ids"], {"session_id": session_id, "after_seq": after_seq, "limit": limit}
+        )
         return [(row.seq, row.sender, row.id) for row in rows]
 
     async def find_message(self, session_id: str, sender: str, client_id: str) -> StoredMessage | None:
-        row = await self._db.fetch_one(SQL["find_message"], {"session_id": session_id, "sender": sender, "id": client_id})
+        row = await self._db.fetch_one(
+            SQL["find_message"], {"session_id": session_id, "sender": sender, "id": client_id}
+        )
         return None if row is None else StoredMessage(row.seq, sender, client_id, row.body, row.at)
 
     async def load_capacity(self, mitra_id: str) -> Capacity:
@@ -171,148 +146,6 @@ class Sessions:
 
     async def list_timeline(self, session_id: str) -> list[Any]:
         return await self._db.fetch_all(SQL["list_timeline"], {"session_id": session_id})
-
-
-async def insert_session(tx: Transaction, opened: Step, owner: str) -> None:
-    """Write a session that `halo.rules.open_session` has opened, in the caller's transaction; the caller moves the capacity.
-
-    Raises:
-        StepOvertaken: its payment is not confirmed any more.
-    """
-    await tx.execute(SQL["insert_session"], _columns(opened.session) | {"at": opened.at, "owner": owner})
-    await _write_timeline(tx, opened, None)
-    for effect in opened.effects:
-        await _write_effect(tx, effect, opened, frozenset())
-
-
-async def _write_timeline(tx: Transaction, decided: Step, from_status: SessionStatus | None) -> None:
-    after = decided.session
-    row: dict[str, Value] = {
-        "session_id": after.session_id,
-        "version": after.version,
-        "epoch": after.epoch,
-        "at": decided.at,
-        "event": decided.event,
-        "from_status": from_status.value if from_status else None,
-        "status": after.status.value,
-        "cause": decided.cause,
-        "evidence": Jsonb(dict(decided.evidence)),
-    }
-    await tx.execute(SQL["insert_timeline"], row)
-
-
-async def _write_effect(tx: Transaction, effect: Effect, decided: Step, present: frozenset[Party]) -> None:
-    after, at = decided.session, decided.at
-    match effect:
-        case Send():
-            pass  # said by the actor, after the commit
-        case ConsumePayment():
-            await payments.consume_payment(tx, effect.payment_request_id, after.session_id, effect.type.value, at)
-        case FailPayment():
-            await payments.fail_payment(tx, effect.payment_request_id, effect.cause.value, at, session_id=after.session_id)
-        case FailUnusedPayments():
-            await payments.fail_unused_payments(tx, effect.session_id, at)
-        case RefundTimeLeft():
-            refund: dict[str, Value] = {
-                "payment_request_id": effect.payment_request_id,
-                "session_id": after.session_id,
-                "cause": after.end_reason.value if after.end_reason else decided.cause,
-                "amount": effect.amount,
-                "currency": effect.currency,
-                "refunded_ms": effect.refunded_ms,
-                "at": at,
-            }
-            _require(await tx.execute(SQL["insert_time_left_refund"], refund), "refund")
-        case OpenExtension():
-            _require(await tx.execute(SQL["open_extension"], _extension_columns(effect.extension)), "payment")
-        case ResolveExtension():
-            resolved: dict[str, Value] = {
-                "extension_id": effect.extension_id,
-                "session_id": after.session_id,
-                "status": effect.status.value,
-                "decided_by": effect.decided_by.value,
-                "at": at,
-            }
-            _require(await tx.execute(SQL["resolve_extension"], resolved), "extension")
-            await tx.execute(SQL["cancel_pushes"], {"collapse_key": f"extension:{effect.extension_id}"})
-        case MoveExtensionDeadline():
-            await tx.execute(SQL["move_extension_deadline"], {"extension_id": effect.extension_id, "deadline_at": effect.deadline_at})
-        case RecordFailure():
-            failure: dict[str, Value] = {
-                "cause": effect.cause.value,
-                "session_id": after.session_id,
-                "extension_id": effect.extension_id,
-                "customer_id": after.customer_id,
-                "mitra_id": after.mitra_id,
-                "evidence": Jsonb(dict(decided.evidence)),
-                "at": at,
-            }
-            await tx.execute(SQL["insert_failure"], failure)
-        case PushIfAbsent():
-            push: dict[str, Value] = {
-                "user_id": after.mitra_id if effect.party is Party.MITRA else after.customer_id,
-                "session_id": after.session_id,
-                "template": effect.template,
-                "payload": Jsonb({"session_id": after.session_id}),
-                "collapse_key": effect.collapse_key,
-                "due_at": at + (PUSH_PATIENCE_MS if effect.party in present else 0),
-                "expires_at": effect.expires_at,
-            }
-            await tx.execute(SQL["insert_push"], push)
-        case _:
-            assert_never(effect)
-
-
-def _require(rows: int, what: str) -> None:
-    if rows != 1:
-        raise StepOvertaken(what)
-
-
-def _columns(session: Session) -> dict[str, Any]:
-    return {
-        "session_id": session.session_id,
-        "customer_id": session.customer_id,
-        "mitra_id": session.mitra_id,
-        "payment_request_id": session.payment_request_id,
-        "topic_sensitivity": session.topic_sensitivity,
-        "status": session.status.value,
-        "end_reason": session.end_reason.value if session.end_reason else None,
-        "duration_minutes": session.duration_minutes,
-        "minute_ms": session.minute_ms,
-        "price": session.price,
-        "currency": session.currency,
-        "paid_amount": session.paid_amount,
-        "started_at": session.started_at,
-        "running_since": session.running_since,
-        "expires_at": session.expires_at,
-        "deadline_at": session.deadline_at,
-        "paid_ms": session.paid_ms,
-        "served_ms": session.served_ms,
-        "refunded_ms": session.refunded_ms,
-        "forfeited_ms": session.forfeited_ms,
-        "remaining_ms": session.remaining_ms,
-        "grace_left_ms": session.grace_left_ms,
-        "extensions_accepted": session.extensions_accepted,
-        "epoch": session.epoch,
-        "version": session.version,
-    }
-
-
-def _extension_columns(extension: Extension) -> dict[str, Any]:
-    return {
-        "extension_id": extension.extension_id,
-        "session_id": extension.session_id,
-        "payment_request_id": extension.payment_request_id,
-        "duration_minutes": extension.duration_minutes,
-        "price": extension.price,
-        "currency": extension.currency,
-        "requested_at": extension.requested_at,
-        "deadline_at": extension.deadline_at,
-        "timeout_seconds": extension.timeout_seconds,
-        "default_action_on_timeout": extension.default_action_on_timeout.value,
-        "refusal_outcome": extension.refusal_outcome.value,
-        "config_version": extension.config_version,
-    }
 
 
 def _extension(row: Any, *, prefix: str, session_id: str) -> Extension:

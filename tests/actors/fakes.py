@@ -475,7 +475,8 @@ class FakeNode:
             taken = []
             for row in sorted(orphans, key=lambda row: row.session.deadline_at or 0)[:limit]:
                 owner = self.database.nodes.get(row.owner or "")
-                kept = max(owner.alive_at if owner else 0, row.updated_at)
+                last = self.database.tables.timeline[row.session.session_id, row.session.version]
+                kept = max(owner.alive_at if owner and last.epoch == row.session.epoch else 0, row.updated_at)
                 session = replace(row.session, epoch=row.session.epoch + 1)
                 mine = SessionRow(session, self.owner, kept)
                 rows[row.session.session_id] = mine

@@ -598,6 +598,19 @@ async def test_a_credit_that_meets_an_absent_store_is_given_once_and_before_any_
         assert chat.row.status is CLOSING
 
 
+async def test_what_somebody_asks_for_is_decided_after_the_credit_that_is_owed(autojump_clock: MockClock) -> None:
+    """Else the downtime would be booked as served when the clock stops."""
+    async with open_house() as house:
+        chat = await house.opens(minutes=10)
+        await trio.sleep(60)
+        house.node.fails("commit", AWAY)
+        house.registry.credit_downtime(30_000)
+        await settle()
+        await house.registry.end(chat.session_id, EndedBy.MITRA, user_id=chat.mitra_id)
+        assert chat.history == ["mitra_accepted", "downtime_credited", "end_requested"]
+        assert chat.row.served_ms == 30_000
+
+
 async def test_two_credits_are_both_given(autojump_clock: MockClock) -> None:
     async with open_house(reconnect_grace_seconds=0) as house:
         chat = await house.opens(minutes=1)

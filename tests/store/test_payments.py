@@ -19,7 +19,7 @@ from halo.errors import (
 )
 from halo.payment import Payment, PaymentStatus
 from halo.session import FailureCause
-from halo.store.payments import Payments, Settlement, consume_payment, fail_payment, fail_unused_payments
+from halo.store.payments import Payments, Settlement, consumption, failure, failure_of_unused
 from halo.store.postgres import Postgres, Transaction, open_postgres
 from tests.store.rows import (
     NOW,
@@ -171,7 +171,7 @@ async def test_a_session_that_is_ending_leaves_no_extension_payment_behind(
             "UPDATE chat_sessions SET status = 'ended', end_reason = 'completed', deadline_at = NULL WHERE session_id = %(id)s",
             {"id": session_id},
         )
-        await fail_unused_payments(tx, session_id, NOW)
+        await tx.execute(*failure_of_unused(session_id, NOW))
 
     async with trio.open_nursery() as nursery:
         for number in range(20):
@@ -529,12 +529,9 @@ async def test_consumed_and_failed_in_one_moment_has_one_winner(
 
         async def consume(session_id: str = session_id, payment_request_id: str = payment_request_id) -> None:
             async def work(tx: Transaction) -> None:
-                await consume_payment(tx, payment_request_id, session_id, "extension", NOW)
+                await tx.execute(*consumption(payment_request_id, session_id, "extension", NOW))
 
-            try:
-                await db.transact(work, new_id())
-            except StepOvertaken:
-                return
+            await db.transact(work, new_id())
 
         async def fail(payment_request_id: str = payment_request_id) -> None:
             try:
@@ -562,10 +559,8 @@ async def test_a_consumed_payment_leaves_one_ledger_row_with_what_was_paid(
 ) -> None:
     session_id = await add_session(db, customer, await add_mitra(db))
     payment_request_id = await add_payment(db, customer, "confirmed")
-    granted = await db.transact(
-        lambda tx: consume_payment(tx, payment_request_id, session_id, "extension", NOW + 7), new_id()
-    )
-    assert (granted.amount, granted.currency, granted.duration_minutes) == (5000, "IDR", 5)
+    spend = consumption(payment_request_id, session_id, "extension", NOW + 7)
+    assert await db.transact(lambda tx: tx.execute(*spend), new_id()) == 1
     payment = await payments.load(payment_request_id)
     assert (payment.status, payment.session_id) == (PaymentStatus.CONSUMED, session_id)
     [row] = await db.fetch_all("SELECT * FROM customer_transactions")
@@ -577,8 +572,8 @@ async def test_a_consumed_payment_leaves_one_ledger_row_with_what_was_paid(
 async def test_only_a_confirmed_payment_is_consumed(db: Postgres, customer: str, status: str) -> None:
     session_id = await add_session(db, customer, await add_mitra(db))
     payment_request_id = await add_payment(db, customer, status)
-    with pytest.raises(StepOvertaken):
-        await db.transact(lambda tx: consume_payment(tx, payment_request_id, session_id, "extension", NOW), new_id())
+    spend = consumption(payment_request_id, session_id, "extension", NOW)
+    assert await db.transact(lambda tx: tx.execute(*spend), new_id()) == 0
     assert await count(db, "customer_transactions") == 0
 
 
@@ -586,8 +581,8 @@ async def test_a_payment_made_for_one_session_is_not_spent_on_another(db: Postgr
     mitra = await add_mitra(db)
     first, second = [await add_session(db, customer, mitra) for _ in range(2)]
     payment_request_id = await add_payment(db, customer, "confirmed", session_id=first)
-    with pytest.raises(StepOvertaken):
-        await db.transact(lambda tx: consume_payment(tx, payment_request_id, second, "extension", NOW), new_id())
+    spend = consumption(payment_request_id, second, "extension", NOW)
+    assert await db.transact(lambda tx: tx.execute(*spend), new_id()) == 0
 
 
 async def test_a_payment_fails_with_its_refund_in_the_callers_transaction_or_not_at_all(
@@ -597,7 +592,7 @@ async def test_a_payment_fails_with_its_refund_in_the_callers_transaction_or_not
     payment_request_id = await add_payment(db, customer, "confirmed")
 
     async def work(tx: Transaction, fault: Exception | None) -> bool:
-        failed = await fail_payment(tx, payment_request_id, "extension_rejected", NOW, session_id=session_id)
+        failed = await tx.execute(*failure(payment_request_id, "extension_rejected", NOW, session_id=session_id)) == 1
         if fault is not None:
             raise fault
         return failed
@@ -616,7 +611,7 @@ async def test_a_payment_that_is_settled_keeps_its_cause(
 ) -> None:
     payment_request_id = await add_payment(db, customer, status)
     before = await payments.load(payment_request_id)
-    assert not await db.transact(lambda tx: fail_payment(tx, payment_request_id, "session_ended", NOW), new_id())
+    assert not await db.transact(lambda tx: tx.execute(*failure(payment_request_id, "session_ended", NOW)), new_id())
     assert await payments.load(payment_request_id) == before
     assert await count(db, "refunds") == 0
 
@@ -637,9 +632,8 @@ async def test_the_end_of_a_session_fails_its_unused_extension_payments_and_noth
         await add_payment(db, customer, "confirmed", is_extension=False, session_id=own),
     }
     before = {payment_request_id: await payments.load(payment_request_id) for payment_request_id in untouched}
-    failed = await db.transact(lambda tx: fail_unused_payments(tx, own, NOW), new_id())
-    assert set(failed) == {pending, confirmed}
-    for payment_request_id in failed:
+    assert await db.transact(lambda tx: tx.execute(*failure_of_unused(own, NOW)), new_id()) == 2
+    for payment_request_id in (pending, confirmed):
         payment = await payments.load(payment_request_id)
         assert (payment.status, payment.failure_cause) == (PaymentStatus.FAILED, "session_ended")
     assert {payment_request_id: await payments.load(payment_request_id) for payment_request_id in untouched} == before

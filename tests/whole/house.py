@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 
 import trio
 
-from halo.client import ApiClient, CallRefused, Socket, open_api, open_socket
+from halo import client
+from halo.client import ApiClient, CallRefused, Socket, open_api
 from halo.clock import Clock
 from halo.demo.stage import Stage, open_stage
 from halo.server import Server, open_server
@@ -133,6 +134,29 @@ class House:
         await self.go_online(mitra)
         return customer, mitra, await self.pair(customer, mitra, minutes)
 
+    async def open_pairs(self, mitras: list[Person], number: int) -> list[tuple[Person, Person, str]]:
+        """So many sessions, each of a customer of its own; one mitra after the other comes online and takes an equal share."""
+        share = number // len(mitras)
+        pairs: list[tuple[Person, Person, str]] = []
+        for mitra in mitras:
+            await self.go_online(mitra, rooms=share)
+            waiting: dict[str, Person] = {}
+            async with trio.open_nursery() as nursery:
+                for _ in range(share):
+                    nursery.start_soon(self._search, waiting)
+            with trio.fail_after(2 * PATIENCE_SECONDS):
+                while waiting:
+                    for offer in (await self.call(mitra, "GET", "/api/offers"))["offers"]:
+                        accepted = await self.call(mitra, "POST", f"/api/offers/{offer['offer_id']}/accept")
+                        pairs.append((waiting.pop(offer["pairing_id"]), mitra, accepted["session_id"]))
+        return pairs
+
+    async def _search(self, waiting: dict[str, Person]) -> None:
+        customer = await self.admit("customer")
+        payment = await self.pay(customer)
+        pairing = await self.call(customer, "POST", "/api/pairings", {"payment_request_id": payment["id"]})
+        waiting[pairing["pairing_id"]] = customer
+
     def url(self, session_id: str, after_seq: int | str = 0) -> str:
         return f"{self.ready['ws']}/v1/chat/{session_id}?after_seq={after_seq}"
 
@@ -163,6 +187,17 @@ class House:
         checked, violations = await find_violations(self.db)
         assert checked > 15
         assert violations == []
+
+
+@asynccontextmanager
+async def open_socket(url: str, access_token: str) -> AsyncIterator[Socket]:
+    """halo's own client; a socket that the server closed is closed here as well, which trio-websocket leaves to the collector."""
+    async with client.open_socket(url, access_token) as socket:
+        try:
+            yield socket
+        finally:
+            if socket.closed_with is not None:
+                await trio.aclose_forcefully(socket._websocket._stream)
 
 
 async def refusal_of(call: Any) -> CallRefused:

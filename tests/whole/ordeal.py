@@ -27,7 +27,8 @@ from tests.whole.wire import Closed, HandshakeRefused, Wire, chat_path, open_wir
 
 T = TypeVar("T")
 
-MINUTE_SECONDS: Final = "1.5"
+MINUTE_SECONDS: Final = "2"
+"""Paid time runs while people talk and a server comes back: long enough for that on a busy machine, short enough to wait for."""
 PLAY_SECONDS: Final = 60.0
 """A play takes five; on a busy machine, with a restart, ten."""
 START_SECONDS: Final = 30.0
@@ -204,7 +205,11 @@ class Ordeal:
                 self._nursery, self._db, self._api = nursery, db, api
                 await self._start()
                 await self._patch()
-                await self._live()
+                try:
+                    await self._live()
+                finally:
+                    for chat in self._chats:
+                        await chat.close()
                 outcome = await self._outcome()
                 nursery.cancel_scope.cancel()
         return outcome
@@ -238,7 +243,7 @@ class Ordeal:
         if mortal.is_dead.is_set():
             assert mortal.is_killed, f"the server died by itself: {self._log.read_text()[-2000:]}"
             await self._start()
-            if self._mitra is not None:
+            if self._is_online:
                 await self._insist(self._beat)
 
     async def _insist(self, step: Callable[..., Awaitable[T]], *arguments: Any) -> T:
@@ -264,6 +269,7 @@ class Ordeal:
     _mitra: Person | None = None
     _customer: Person | None = None
     _chats: tuple[Chat, ...] = ()
+    _is_online = False
 
     async def _call(self, person: Person, method: str, path: str, body: Any = None, key: str | None = None) -> Any:
         headers = {} if key is None else {"Idempotency-Key": key}
@@ -286,15 +292,18 @@ class Ordeal:
         customer = self._customer = await self._insist(self._admit, "customer")
         mitra = self._mitra = await self._insist(self._admit, "mitra")
         await self._insist(self._call, mitra, "POST", "/api/mitra/status/online")
+        self._is_online = True
         await self._insist(self._beat)
         payment = await self._pay("the session", {"duration_minutes": 1, "is_first_session_discount": True})
+        wish = {"duration_minutes": 1, "is_extension": True}
+        first, second = await self._pay("an extension", wish), await self._pay("another", wish)  # before the clock runs
         self.session_id = await self._pair(payment["id"])
         one, other = self._chats = (Chat(self, customer), Chat(self, mitra))
         await self._talk("hello", one, other)
         await self._talk("hello yourself", other, one)
-        await self._extend("more, please", accepted=True, by_socket=False)
+        await self._extend(first, accepted=True, by_socket=False)
         await self._talk("thank you", one, other)
-        await self._extend("even more", accepted=False, by_socket=True)
+        await self._extend(second, accepted=False, by_socket=True)
         await self._talk("sorry", other, one)
         for chat in self._chats:
             await self._insist(chat.wait_for, "closing")
@@ -329,11 +338,9 @@ class Ordeal:
         await self._insist(speaker.say, f"id of {body}", body)
         await self._insist(listener.hear, speaker.acked[f"id of {body}"])
 
-    async def _extend(self, key: str, *, accepted: bool, by_socket: bool) -> None:
+    async def _extend(self, payment: dict[str, Any], *, accepted: bool, by_socket: bool) -> None:
         assert self._customer is not None
         assert self._mitra is not None
-        wish = {"duration_minutes": 1, "is_extension": True, "session_id": self.session_id}
-        payment = await self._pay(key, wish)
         ask = {"duration_minutes": 1, "price": payment["amount"], "extension_payment_request_id": payment["id"]}
         chat = f"/api/chat/{self.session_id}"
         while True:
@@ -345,7 +352,7 @@ class Ordeal:
                 if pending is None and by_socket:
                     await self._insist(lambda: self._chats[0].ask("extension_request", **ask))
                 elif pending is None:
-                    await self._insist(self._call, self._customer, "POST", f"{chat}/extensions", ask, key)
+                    await self._insist(self._call, self._customer, "POST", f"{chat}/extensions", ask, payment["id"])
                 elif by_socket:
                     answer = {"extension_id": pending["extension_id"], "accepted": accepted}
                     await self._insist(lambda answer=answer: self._chats[1].ask("extension_respond", **answer))
@@ -367,6 +374,7 @@ class Ordeal:
     # ---- what became of it
 
     async def _outcome(self) -> dict[str, Any]:
+        assert "[error" not in self._log.read_text(), self._log.read_text()[-4000:]
         checked, violations = await find_violations(self._db)
         assert checked > 15
         assert violations == []

@@ -69,10 +69,9 @@ async def test_an_answer_in_the_instant_of_the_deadline_has_one_winner(database_
     """Two hundred sessions, half of them with each policy; answers fall within 3 ms of the deadline, before, on and behind it."""
     async with open_house(database_url, valkey_url) as house:
         mitra = await house.admit("mitra")
-        await house.go_online(mitra, rooms=100)
         other = await house.admit("mitra")
-        await house.configure(extension_timeout_seconds=5, pairing_blast_size=1000, pairing_offer_seconds=600)
-        pairs = await open_pairs(house, [mitra, other], RACES)
+        await house.configure(extension_timeout_seconds=5, pairing_offer_seconds=600)
+        pairs = await house.open_pairs([mitra, other], RACES)
         answers: list[tuple[str, bool, str]] = []
         async with house.chat(pairs[0][2], pairs[0][1]), house.chat(pairs[-1][2], pairs[-1][1]):  # mitras who are there
             extensions = await ask_all(house, pairs)
@@ -111,9 +110,8 @@ async def test_answer_cancel_and_end_at_once_have_one_winner_and_the_others_are_
     rounds = 30
     async with open_house(database_url, valkey_url) as house:
         mitra = await house.admit("mitra")
-        await house.go_online(mitra, rooms=rounds)
         await house.configure(pairing_offer_seconds=600)
-        pairs = await open_pairs(house, [mitra], rounds)
+        pairs = await house.open_pairs([mitra], rounds)
         extensions = await ask_all(house, pairs)
         told: dict[int, dict[str, str]] = {number: {} for number in range(rounds)}
 
@@ -179,31 +177,6 @@ async def deliver_webhook(house: House, body: dict[str, Any], webhook_id: str) -
         "webhook-signature": Webhook(WEBHOOK_SECRET).sign(webhook_id, now, raw),
     }
     assert await house.api.call("POST", "/api/payments/webhook", body, headers) is None
-
-
-async def open_pairs(house: House, mitras: list[Person], number: int) -> list[tuple[Person, Person, str]]:
-    """So many sessions, each of a customer of its own; mitras come online one after the other, so that each gets an equal share."""
-    share = number // len(mitras)
-    pairs: list[tuple[Person, Person, str]] = []
-    for mitra in mitras:
-        await house.go_online(mitra, rooms=share)
-
-        async def admit(mitra: Person = mitra) -> None:
-            customer = await house.admit("customer")
-            payment = await house.pay(customer)
-            pairing = await house.call(customer, "POST", "/api/pairings", {"payment_request_id": payment["id"]})
-            waiting[pairing["pairing_id"]] = customer
-
-        waiting: dict[str, Person] = {}
-        async with trio.open_nursery() as nursery:
-            for _ in range(share):
-                nursery.start_soon(admit)
-        with trio.fail_after(20):
-            while waiting:
-                for offer in (await house.call(mitra, "GET", "/api/offers"))["offers"]:
-                    accepted = await house.call(mitra, "POST", f"/api/offers/{offer['offer_id']}/accept")
-                    pairs.append((waiting.pop(offer["pairing_id"]), mitra, accepted["session_id"]))
-    return pairs
 
 
 async def ask_all(house: House, pairs: list[tuple[Person, Person, str]]) -> list[dict[str, Any]]:

@@ -35,7 +35,9 @@ _NAMED = re.compile(r"`((?:halo|tests|scripts|docs)/[\w./-]*\w)`")
 DOCUMENTED = {"ws": "ws://127.0.0.1:8800", "api": "http://127.0.0.1:8801", "admin": "http://127.0.0.1:8802"}
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="the page calls the API with curl, which halo itself does not need")
+@pytest.mark.skipif(
+    shutil.which("curl") is None, reason="the page calls the API with curl, which halo itself does not need"
+)
 def test_its_commands_play_the_demo_leave_a_server_and_lead_through_a_session() -> None:
     start, *calls = _SHELL.findall(README)
     with _copied_tree() as home, _started(start, home) as (told, ready):
@@ -44,10 +46,22 @@ def test_its_commands_play_the_demo_leave_a_server_and_lead_through_a_session() 
         for name, address in DOCUMENTED.items():
             script = script.replace(address, ready[name])
         walk = subprocess.run(
-            ["bash"], input=script, cwd=home, env=_environment(), capture_output=True, text=True, timeout=60, check=False
+            ["bash"],
+            input=script,
+            cwd=home,
+            env=_environment(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
         assert walk.returncode == 0, walk.stdout + walk.stderr
-        assert set(json.loads(walk.stdout.partition("\n")[0])) == {"user_id", "access_token", "refresh_token", "expires_in"}
+        assert set(json.loads(walk.stdout.partition("\n")[0])) == {
+            "user_id",
+            "access_token",
+            "refresh_token",
+            "expires_in",
+        }
         assert "customer got {'type': 'ack'" in walk.stdout
         assert "'sender': 'customer', 'body': 'Hello, is somebody there?'" in walk.stdout
         assert re.search(r"^session [0-9a-f-]{36}: ended \(ended_by_customer\)$", walk.stdout, re.MULTILINE)
@@ -97,7 +111,12 @@ def _started(command: str, home: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """What the command told until a server was ready, and the server's ready line; the server is stopped on leaving."""
     with (home / "stderr").open("wb") as errors:
         process = subprocess.Popen(
-            ["bash", "-c", f"exec {command}"], cwd=home, env=_environment(), stdout=subprocess.PIPE, stderr=errors, text=True
+            ["bash", "-c", f"exec {command}"],
+            cwd=home,
+            env=_environment(),
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
         )
     assert process.stdout is not None  # a pipe was asked for
     try:

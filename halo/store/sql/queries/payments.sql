@@ -122,4 +122,4 @@ WITH consumed AS (
 charged AS (
     INSERT INTO customer_transactions (payment_request_id, customer_id, session_id, type, amount, currency, duration_minutes, at)
     SELECT payment_request_id, customer_id, session_id, %(type)s::text, amount, currency, duration_minutes, at(%(at)s) FROM consumed)
-SELECT amount, currency, duration_minutes FROM consumed
+SELECT payment_request_id FROM consumed

@@ -1,0 +1,227 @@
+"""A step as the statements of its one transaction, each with the guard that it must pass.
+
+The statements travel together and their guards are looked at before COMMIT is sent: one that matched no row raises `StepOvertaken`, and
+nothing is kept. Every effect but `Send` becomes statements here; nothing is decided, that was done in `halo/rules.py`. Read next:
+`halo/store/sessions.py`, which commits them.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import assert_never
+
+from psycopg.types.json import Jsonb
+
+from halo.effects import (
+    ConsumePayment,
+    Effect,
+    FailPayment,
+    FailUnusedPayments,
+    MoveExtensionDeadline,
+    OpenExtension,
+    PushIfAbsent,
+    RecordFailure,
+    RefundTimeLeft,
+    ResolveExtension,
+    Send,
+    Step,
+)
+from halo.errors import StepOvertaken
+from halo.session import Extension, Party, Session, SessionStatus
+from halo.store import payments
+from halo.store.connection import Values
+from halo.store.postgres import Transaction
+from halo.store.queries import Query, load_queries
+from halo.store.values import Value
+
+SQL = load_queries("steps")
+
+PUSH_PATIENCE_MS = 30_000
+"""A party with a socket gets its push only after a keepalive period (20 s) and its pong (10 s) have passed unanswered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One statement of a step; with `guard`, it must touch exactly one row, and the guard says of what."""
+
+    query: Query
+    values: Values
+    guard: str | None = None
+
+
+async def write_step(tx: Transaction, before: Session, decided: Step, owner: str, present: frozenset[Party]) -> None:
+    """Write `decided`, which was decided on `before`, as `owner`; parties in `present` have a socket on this chat.
+
+    Raises:
+        StepOvertaken: the row is no longer `before`, or a payment was bound or spent elsewhere.
+    """
+    after = decided.session
+    moved = _columns(after) | {
+        "at": decided.at,
+        "from_status": before.status.value,
+        "from_version": before.version,
+        "owner": owner,
+    }
+    writes = [
+        Write(SQL["step_session"], moved, "session"),
+        _timeline(decided, before.status),
+        *_effects(decided, present),
+    ]
+    if after.status is SessionStatus.ENDED or after.mitra_id != before.mitra_id:
+        mitra_ids = sorted(
+            {before.mitra_id, after.mitra_id}
+        )  # in one order everywhere, or two steps could wait for each other
+        writes += [Write(SQL["change_capacity"], {"mitra_id": mitra_id, "at": decided.at}) for mitra_id in mitra_ids]
+    await _run(tx, writes)
+
+
+async def insert_session(tx: Transaction, opened: Step, owner: str) -> None:
+    """Write a session that `halo.rules.open_session` has opened, in the caller's transaction; the caller moves the capacity.
+
+    Raises:
+        StepOvertaken: its payment is not confirmed any more.
+    """
+    row = _columns(opened.session) | {"at": opened.at, "owner": owner}
+    await _run(tx, [Write(SQL["insert_session"], row), _timeline(opened, None), *_effects(opened, frozenset())])
+
+
+async def _run(tx: Transaction, writes: list[Write]) -> None:
+    results = await tx.execute_all([(write.query, write.values) for write in writes])
+    for write, result in zip(writes, results, strict=True):
+        if write.guard is not None and result.touched != 1:
+            raise StepOvertaken(write.guard)
+
+
+def _timeline(decided: Step, from_status: SessionStatus | None) -> Write:
+    after = decided.session
+    row: dict[str, Value] = {
+        "session_id": after.session_id,
+        "version": after.version,
+        "epoch": after.epoch,
+        "at": decided.at,
+        "event": decided.event,
+        "from_status": from_status.value if from_status else None,
+        "status": after.status.value,
+        "cause": decided.cause,
+        "evidence": Jsonb(dict(decided.evidence)),
+    }
+    return Write(SQL["insert_timeline"], row)
+
+
+def _effects(decided: Step, present: frozenset[Party]) -> Iterator[Write]:
+    for effect in decided.effects:
+        yield from _effect(effect, decided, present)
+
+
+def _effect(effect: Effect, decided: Step, present: frozenset[Party]) -> Iterator[Write]:
+    after, at = decided.session, decided.at
+    match effect:
+        case Send():
+            pass  # said by the actor, after the commit
+        case ConsumePayment():
+            yield Write(
+                *payments.consumption(effect.payment_request_id, after.session_id, effect.type.value, at), "payment"
+            )
+        case FailPayment():
+            yield Write(
+                *payments.failure(effect.payment_request_id, effect.cause.value, at, session_id=after.session_id)
+            )
+        case FailUnusedPayments():
+            yield Write(*payments.failure_of_unused(effect.session_id, at))
+        case RefundTimeLeft():
+            refund: dict[str, Value] = {
+                "payment_request_id": effect.payment_request_id,
+                "session_id": after.session_id,
+                "cause": after.end_reason.value if after.end_reason else decided.cause,
+                "amount": effect.amount,
+                "currency": effect.currency,
+                "refunded_ms": effect.refunded_ms,
+                "at": at,
+            }
+            yield Write(SQL["insert_time_left_refund"], refund, "refund")
+        case OpenExtension():
+            yield Write(SQL["open_extension"], _extension_columns(effect.extension), "payment")
+        case ResolveExtension():
+            resolved: dict[str, Value] = {
+                "extension_id": effect.extension_id,
+                "session_id": after.session_id,
+                "status": effect.status.value,
+                "decided_by": effect.decided_by.value,
+                "at": at,
+            }
+            yield Write(SQL["resolve_extension"], resolved, "extension")
+            yield Write(SQL["cancel_pushes"], {"collapse_key": f"extension:{effect.extension_id}"})
+        case MoveExtensionDeadline():
+            yield Write(
+                SQL["move_extension_deadline"], {"extension_id": effect.extension_id, "deadline_at": effect.deadline_at}
+            )
+        case RecordFailure():
+            failure: dict[str, Value] = {
+                "cause": effect.cause.value,
+                "session_id": after.session_id,
+                "extension_id": effect.extension_id,
+                "customer_id": after.customer_id,
+                "mitra_id": after.mitra_id,
+                "evidence": Jsonb(dict(decided.evidence)),
+                "at": at,
+            }
+            yield Write(SQL["insert_failure"], failure)
+        case PushIfAbsent():
+            push: dict[str, Value] = {
+                "user_id": after.mitra_id if effect.party is Party.MITRA else after.customer_id,
+                "session_id": after.session_id,
+                "template": effect.template,
+                "payload": Jsonb({"session_id": after.session_id}),
+                "collapse_key": effect.collapse_key,
+                "due_at": at + (PUSH_PATIENCE_MS if effect.party in present else 0),
+                "expires_at": effect.expires_at,
+            }
+            yield Write(SQL["insert_push"], push)
+        case _:
+            assert_never(effect)
+
+
+def _columns(session: Session) -> dict[str, Value]:
+    return {
+        "session_id": session.session_id,
+        "customer_id": session.customer_id,
+        "mitra_id": session.mitra_id,
+        "payment_request_id": session.payment_request_id,
+        "topic_sensitivity": session.topic_sensitivity,
+        "status": session.status.value,
+        "end_reason": session.end_reason.value if session.end_reason else None,
+        "duration_minutes": session.duration_minutes,
+        "minute_ms": session.minute_ms,
+        "price": session.price,
+        "currency": session.currency,
+        "paid_amount": session.paid_amount,
+        "started_at": session.started_at,
+        "running_since": session.running_since,
+        "expires_at": session.expires_at,
+        "deadline_at": session.deadline_at,
+        "paid_ms": session.paid_ms,
+        "served_ms": session.served_ms,
+        "refunded_ms": session.refunded_ms,
+        "forfeited_ms": session.forfeited_ms,
+        "remaining_ms": session.remaining_ms,
+        "grace_left_ms": session.grace_left_ms,
+        "extensions_accepted": session.extensions_accepted,
+        "epoch": session.epoch,
+        "version": session.version,
+    }
+
+
+def _extension_columns(extension: Extension) -> dict[str, Value]:
+    return {
+        "extension_id": extension.extension_id,
+        "session_id": extension.session_id,
+        "payment_request_id": extension.payment_request_id,
+        "duration_minutes": extension.duration_minutes,
+        "price": extension.price,
+        "currency": extension.currency,
+        "requested_at": extension.requested_at,
+        "deadline_at": extension.deadline_at,
+        "timeout_seconds": extension.timeout_seconds,
+        "default_action_on_timeout": extension.default_action_on_timeout.value,
+        "refusal_outcome": extension.refusal_outcome.value,
+        "config_version": extension.config_version,
+    }
