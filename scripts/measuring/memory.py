@@ -25,6 +25,10 @@ STEADY_PART = 0.001
 STEADY_AT_MOST_SECONDS = 60.0
 
 
+class SocketsMissing(Exception):
+    """The server does not hold the sockets that were opened: its memory would mean nothing."""
+
+
 async def measure(say: Callable[[str], None]) -> Measurement:
     empty = await _empty_server(say)
     alone, whole = [], []
@@ -66,7 +70,7 @@ async def _with_sessions(say: Callable[[str], None], count: int) -> tuple[int, i
             connected = await _steady(theatre)
             open_sockets = (await theatre.figures())["halo_connections"]
         if open_sockets != 2 * count:
-            raise RuntimeError(f"{open_sockets:.0f} of {2 * count} sockets were open while memory was measured")
+            raise SocketsMissing(f"{open_sockets:.0f} of {2 * count} sockets were open while memory was measured")
         say(f"memory: {count:,} sessions hold {restored / 1e6:.1f} MB, with their sockets {connected / 1e6:.1f} MB")
         return restored, connected
 

@@ -132,6 +132,8 @@ class Entry:
     to_status: str
     cause: str
     downtime_ms: int
+    late_ms: int
+    """How long after its deadline, when it is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,11 +350,16 @@ class FakeDatabase:
         return replace(payment, in_use=bound or opened)
 
 
-def _entry(decided: Step, from_status: SessionStatus | None) -> Entry:
+def _entry(decided: Step, before: Session | None) -> Entry:
     after = decided.session
-    status = from_status.value if from_status else None
+    status = before.status.value if before else None
+    late_ms = 0
+    if before is not None and before.deadline_at is not None and decided.event == "deadline_reached":
+        late_ms = decided.at - before.deadline_at
     downtime_ms = decided.evidence.get("downtime_ms", 0)
-    return Entry(after.version, after.epoch, decided.at, decided.event, status, after.status.value, decided.cause, downtime_ms)
+    return Entry(
+        after.version, after.epoch, decided.at, decided.event, status, after.status.value, decided.cause, downtime_ms, late_ms
+    )
 
 
 class FakeNode:
@@ -411,7 +418,7 @@ class FakeNode:
             draft.operations |= {operation_id}
             draft.sessions[after.session_id] = SessionRow(after, self.owner, decided.at)
             assert (after.session_id, after.version) not in draft.timeline
-            draft.timeline[after.session_id, after.version] = _entry(decided, before.status)
+            draft.timeline[after.session_id, after.version] = _entry(decided, before)
             for effect in decided.effects:
                 draft.apply(effect, decided, present)
             self.database.tables = draft
