@@ -108,8 +108,7 @@ def migrate(**flags: str | None) -> None:
 def token(user_type: str, user_id: str | None, display_name: str | None, as_json: bool, **flags: str | None) -> None:
     """Open an auth session for a user and print its access token, for trying things out.
 
-    Uses the stores that the settings name, so it works beside a running server that was given URLs; a server with embedded stores is
-    asked over its own API (POST /api/auth/sessions with X-Halo-Key).
+    Uses the stores that the settings name, also beside a server that is running on them or on the same data directory.
     """
     settings = read_settings(flags)
     opened = run_told(lambda: trio.run(errands.open_token, settings, user_type, user_id, display_name))

@@ -59,6 +59,7 @@ class OpenAuthSession(Body, frozen=True, kw_only=True):
     user_id: UUID | None = None
     display_name: Annotated[str, Meta(max_length=200)] | None = None
     push_token: Annotated[str, Meta(max_length=4096)] | None = None
+    max_sessions: Annotated[int, Meta(ge=1, le=100, description="sessions at a time, of a mitra only")] | None = None
 
 
 class RefreshTokens(Body, frozen=True, kw_only=True):

@@ -206,7 +206,12 @@ class Registry:
         """The pending extension."""
         answer: Answer[Extension] = Answer()
         asked = Asked(customer_id=customer_id, duration_minutes=duration_minutes, price=price, payment_request_id=payment_request_id)
-        return await self._ask(session_id, customer_id, RequestExtension(asker=answer, asked=asked), answer)
+        try:
+            return await self._ask(session_id, customer_id, RequestExtension(asker=answer, asked=asked), answer)
+        except NotFound as stranger:
+            if session_id in self._actors:
+                raise  # the payment was not found
+            raise SessionNotActive from stranger  # unknown, ended and somebody else's look alike (spec 2, the asking table; spec 7)
 
     async def respond_extension(self, session_id: str, extension_id: str, *, mitra_id: str, accepted: bool) -> Extension:
         """The extension as it was decided."""

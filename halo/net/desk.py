@@ -39,6 +39,7 @@ class AuthSessions(Protocol):
         *,
         display_name: str | None = None,
         push_token: str | None = None,
+        max_sessions: int | None = None,
         auth_session_id: str | None = None,
     ) -> Opened: ...
 

@@ -9,7 +9,7 @@ SELECT p.payment_request_id::text, 'consumed without a ledger row' FROM payment_
 WHERE p.status = 'consumed' AND NOT EXISTS (SELECT FROM customer_transactions t WHERE t.payment_request_id = p.payment_request_id)
 UNION ALL
 SELECT p.payment_request_id::text, 'a ledger row, but the payment is ' || p.status
-FROM customer_transactions t JOIN payment_requests p USING (payment_request_id) WHERE p.status <> 'consumed'
+FROM customer_transactions t JOIN payment_requests p USING (payment_request_id) WHERE p.status <> 'consumed';
 
 -- name: m2_accepted_means_charged
 SELECT e.extension_id::text AS subject, 'accepted, payment ' || p.status || ', ledger type ' || coalesce(t.type, 'none') AS fact
@@ -23,11 +23,11 @@ FROM customer_transactions t WHERE t.type = 'extension' AND NOT EXISTS (
 UNION ALL
 SELECT s.session_id::text, 'extensions_accepted is ' || s.extensions_accepted || ', accepted are ' || count(e.*)
 FROM chat_sessions s LEFT JOIN session_extensions e ON e.session_id = s.session_id AND e.status = 'accepted'
-GROUP BY s.session_id HAVING s.extensions_accepted <> count(e.*)
+GROUP BY s.session_id HAVING s.extensions_accepted <> count(e.*);
 
 -- name: m3_payment_bound_once
 SELECT payment_request_id::text AS subject, count(*) || ' pending or accepted extensions' AS fact
-FROM session_extensions WHERE status IN ('pending', 'accepted') GROUP BY payment_request_id HAVING count(*) > 1
+FROM session_extensions WHERE status IN ('pending', 'accepted') GROUP BY payment_request_id HAVING count(*) > 1;
 
 -- name: m4_amounts_agree
 SELECT t.payment_request_id::text AS subject, 'ledger ' || t.amount || ' for ' || t.duration_minutes || ' min, payment ' || p.amount || ' for ' || p.duration_minutes AS fact
@@ -40,11 +40,11 @@ WHERE (e.price, e.currency, e.duration_minutes) IS DISTINCT FROM (p.amount, p.cu
 UNION ALL
 SELECT s.session_id::text, 'paid_amount ' || s.paid_amount || ', ledger ' || coalesce(sum(t.amount), 0)
 FROM chat_sessions s LEFT JOIN customer_transactions t ON t.session_id = s.session_id
-GROUP BY s.session_id HAVING s.paid_amount <> coalesce(sum(t.amount), 0)
+GROUP BY s.session_id HAVING s.paid_amount <> coalesce(sum(t.amount), 0);
 
 -- name: m5_ledger_append_only
 SELECT 'customer_transactions' AS subject, 'the trigger that keeps it append-only is missing or off' AS fact
-WHERE NOT EXISTS (SELECT FROM pg_trigger WHERE tgname = 'customer_transactions_append_only' AND tgenabled = 'O')
+WHERE NOT EXISTS (SELECT FROM pg_trigger WHERE tgname = 'customer_transactions_append_only' AND tgenabled = 'O');
 
 -- name: m6_refused_means_refunded
 SELECT e.extension_id::text AS subject, e.status || ', payment ' || p.status || ' (' || coalesce(p.failure_cause, 'no cause') || '), refunds ' || count(r.*) AS fact
@@ -60,7 +60,7 @@ WHERE p.status = 'failed' AND p.confirmed_at IS NOT NULL
   AND NOT EXISTS (SELECT FROM refunds r WHERE r.payment_request_id = p.payment_request_id AND r.kind = 'payment_failed')
 UNION ALL
 SELECT r.refund_id::text, 'refunds more than was paid' FROM refunds r JOIN payment_requests p USING (payment_request_id)
-WHERE r.kind = 'payment_failed' AND r.amount <> p.amount
+WHERE r.kind = 'payment_failed' AND r.amount <> p.amount;
 
 -- name: m7_nothing_left_undecided
 SELECT e.extension_id::text AS subject, 'pending since ' || e.requested_at || ', deadline was ' || e.deadline_at AS fact
@@ -70,7 +70,7 @@ WHERE e.status = 'pending' AND e.deadline_at < clock_timestamp() - interval '5 s
 UNION ALL
 SELECT p.payment_request_id::text, 'confirmed, but its session has ended'
 FROM payment_requests p JOIN chat_sessions s ON s.session_id = p.session_id
-WHERE p.status IN ('pending', 'confirmed') AND s.status = 'ended'
+WHERE p.status IN ('pending', 'confirmed') AND s.status = 'ended';
 
 -- name: t1_time_adds_up
 SELECT s.session_id::text AS subject,
@@ -86,14 +86,14 @@ UNION ALL
 SELECT s.session_id::text, 'refunded ' || s.refunded_ms || ' ms, but the refund says ' || coalesce(sum(r.refunded_ms), 0)
 FROM chat_sessions s LEFT JOIN refunds r ON r.session_id = s.session_id AND r.kind = 'time_left'
 WHERE s.paid_amount > 0
-GROUP BY s.session_id HAVING s.refunded_ms <> coalesce(sum(r.refunded_ms), 0)
+GROUP BY s.session_id HAVING s.refunded_ms <> coalesce(sum(r.refunded_ms), 0);
 
 -- name: t2_never_before_its_deadline
 SELECT session_id::text AS subject, cause || ' at ' || at || ', before its deadline ' || (evidence ->> 'deadline_at') AS fact
 FROM session_timeline WHERE event = 'deadline_reached' AND at < (evidence ->> 'deadline_at')::timestamptz
 UNION ALL
 SELECT session_id::text, 'a deadline was acted upon without being written down'
-FROM session_timeline WHERE event = 'deadline_reached' AND evidence ->> 'deadline_at' IS NULL
+FROM session_timeline WHERE event = 'deadline_reached' AND evidence ->> 'deadline_at' IS NULL;
 
 -- name: s1_history_follows_the_rules
 WITH steps AS (
@@ -113,12 +113,12 @@ WHERE from_status IS DISTINCT FROM before
 UNION ALL
 SELECT s.session_id::text, 'is ' || s.status || ', but its history ends in ' || coalesce(t.to_status, 'nothing')
 FROM chat_sessions s LEFT JOIN session_timeline t ON t.session_id = s.session_id AND t.version = s.version
-WHERE t.to_status IS DISTINCT FROM s.status
+WHERE t.to_status IS DISTINCT FROM s.status;
 
 -- name: s2_one_pending_extension
 SELECT s.session_id::text AS subject, s.status || ' with ' || count(e.*) || ' pending extensions' AS fact
 FROM chat_sessions s LEFT JOIN session_extensions e ON e.session_id = s.session_id AND e.status = 'pending'
-GROUP BY s.session_id HAVING count(e.*) <> CASE WHEN s.status = 'extending' THEN 1 ELSE 0 END
+GROUP BY s.session_id HAVING count(e.*) <> CASE WHEN s.status = 'extending' THEN 1 ELSE 0 END;
 
 -- name: s3_writes_are_ordered
 WITH steps AS (
@@ -126,42 +126,42 @@ WITH steps AS (
            row_number() OVER (PARTITION BY session_id ORDER BY version) AS place
     FROM session_timeline)
 SELECT session_id::text AS subject, 'step ' || version || ' of epoch ' || epoch || ' after epoch ' || epoch_before AS fact
-FROM steps WHERE version <> place OR epoch < epoch_before
+FROM steps WHERE version <> place OR epoch < epoch_before;
 
 -- name: s4_everybody_has_an_owner
 SELECT s.session_id::text AS subject, 'living, without a living owner' AS fact
 FROM chat_sessions s LEFT JOIN nodes o ON o.node_id = s.owner
 WHERE s.status <> 'ended'
   AND (o.node_id IS NULL OR o.alive_at < clock_timestamp() - interval '20 seconds')
-  AND EXISTS (SELECT FROM nodes n WHERE n.alive_at > clock_timestamp() - interval '3 seconds' AND n.started_at < clock_timestamp() - interval '20 seconds')
+  AND EXISTS (SELECT FROM nodes n WHERE n.alive_at > clock_timestamp() - interval '3 seconds' AND n.started_at < clock_timestamp() - interval '20 seconds');
 
 -- name: s5_deadlines_fire
 SELECT s.session_id::text AS subject, s.status || ' past its deadline ' || s.deadline_at AS fact
 FROM chat_sessions s
 WHERE s.status <> 'ended' AND (s.deadline_at IS NULL OR s.deadline_at < clock_timestamp() - interval '15 seconds')
-  AND EXISTS (SELECT FROM nodes n WHERE n.alive_at > clock_timestamp() - interval '3 seconds' AND n.started_at < clock_timestamp() - interval '20 seconds')
+  AND EXISTS (SELECT FROM nodes n WHERE n.alive_at > clock_timestamp() - interval '3 seconds' AND n.started_at < clock_timestamp() - interval '20 seconds');
 
 -- name: c2_seq_is_dense
 SELECT session_id::text AS subject, count(*) || ' messages, seq from ' || min(seq) || ' to ' || max(seq) AS fact
-FROM messages GROUP BY session_id HAVING min(seq) <> 1 OR max(seq) <> count(*)
+FROM messages GROUP BY session_id HAVING min(seq) <> 1 OR max(seq) <> count(*);
 
 -- name: c3_ids_are_unique
 SELECT session_id::text AS subject, 'the id ' || id || ' of the ' || sender || ' is there ' || count(*) || ' times' AS fact
-FROM messages GROUP BY session_id, sender, id HAVING count(*) > 1
+FROM messages GROUP BY session_id, sender, id HAVING count(*) > 1;
 
 -- name: c6_nothing_after_the_end
 SELECT m.session_id::text AS subject, 'seq ' || m.seq || ' at ' || m.at || ', after the end at ' || s.ended_at AS fact
 FROM messages m JOIN chat_sessions s USING (session_id) WHERE s.status = 'ended' AND m.at > s.ended_at
 UNION ALL
 SELECT m.session_id::text, 'messages without a session' FROM messages m
-WHERE NOT EXISTS (SELECT FROM chat_sessions s WHERE s.session_id = m.session_id) GROUP BY m.session_id
+WHERE NOT EXISTS (SELECT FROM chat_sessions s WHERE s.session_id = m.session_id) GROUP BY m.session_id;
 
 -- name: a5_capacity_is_kept
 SELECT m.mitra_id::text AS subject, count(*) || ' living sessions, at most ' || m.max_sessions AS fact
 FROM mitras m JOIN chat_sessions s ON s.mitra_id = m.mitra_id AND s.status <> 'ended'
-GROUP BY m.mitra_id HAVING count(*) > m.max_sessions
+GROUP BY m.mitra_id HAVING count(*) > m.max_sessions;
 
 -- name: pairing_matched_once
 SELECT p.pairing_id::text AS subject, p.status || ' with ' || count(o.*) || ' accepted offers' AS fact
 FROM pairings p LEFT JOIN offers o ON o.pairing_id = p.pairing_id AND o.status = 'accepted'
-GROUP BY p.pairing_id HAVING (p.status = 'matched') <> (count(o.*) = 1)
+GROUP BY p.pairing_id HAVING (p.status = 'matched') <> (count(o.*) = 1);

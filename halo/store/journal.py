@@ -98,17 +98,16 @@ class Journal:
 
     async def _write_next(self, statement: HotStatement) -> None:
         batches = self._take()
+        failure: Exception | None = StoreUnavailable()
         try:
             # A cancelled INSERT has an unknown outcome: on shutdown the batch in hand is finished, within the statement's own deadline.
             with trio.CancelScope(shield=True):
                 await self._write(statement, batches)
-        except StoreUnavailable as away:
+            failure = None
+        finally:  # also after a fault of our own: an actor that is never told would hang for ever
             for batch in batches:
-                batch.failure = away
+                batch.failure = batch.failure or failure
                 batch.done.set()
-            raise
-        for batch in batches:
-            batch.done.set()
 
     def _take(self) -> list[_Batch]:
         taken, rows = 0, 0
@@ -137,9 +136,13 @@ class Journal:
         elif written < 0:  # nothing was kept: one session's trouble must not be everybody's
             for batch in batches:
                 await self._write(statement, [batch])
-        else:  # some session has another owner; who it is shows when each looks at its own tail
+        else:  # some session has another owner; whoever still has its epoch had it then, since epochs never go back
+            self.rows += written
+            rows = await self._db.fetch_all(SQL["list_epochs"], {"session_ids": [batch.session_id for batch in batches]})
+            epochs = {row.session_id: row.epoch for row in rows}
             for batch in batches:
-                batch.failure = StepOvertaken("messages")
+                if epochs.get(batch.session_id) != batch.epoch:
+                    batch.failure = StepOvertaken("messages")
 
     def _fail_waiting(self, away: StoreUnavailable) -> None:
         batches, self._waiting, self._rows_waiting = self._waiting, [], 0

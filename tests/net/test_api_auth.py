@@ -20,7 +20,8 @@ async def sign_in(house: House, body: Any, key: str | None = SERVER_KEY, **heade
 async def test_the_backend_signs_a_user_in_and_gets_both_tokens() -> None:
     house = House()
     answer = await sign_in(
-        house, {"user_type": "mitra", "user_id": CUSTOMER, "display_name": "Sari", "push_token": "p"}
+        house,
+        {"user_type": "mitra", "user_id": CUSTOMER, "display_name": "Sari", "push_token": "p", "max_sessions": 2},
     )
     assert answer.status == 201
     assert set(answer.json) == {"user_id", "access_token", "refresh_token", "expires_in"}
@@ -33,6 +34,7 @@ async def test_the_backend_signs_a_user_in_and_gets_both_tokens() -> None:
             "user_id": CUSTOMER,
             "display_name": "Sari",
             "push_token": "p",
+            "max_sessions": 2,
             "auth_session_id": None,
         }
     ]

@@ -7,3 +7,6 @@ SELECT m.session_id, m.seq, m.sender, m.id, m.body, m.at
 FROM unnest(%(session_ids)s::uuid[], %(epochs)s::bigint[], %(seqs)s::bigint[], %(senders)s::text[], %(ids)s::text[], %(bodies)s::text[],
             %(ats)s::timestamptz[]) AS m (session_id, epoch, seq, sender, id, body, at)
 JOIN chat_sessions s ON s.session_id = m.session_id AND s.epoch = m.epoch
+
+-- name: list_epochs
+SELECT session_id, epoch FROM chat_sessions WHERE session_id = ANY(%(session_ids)s::uuid[])

@@ -1,0 +1,99 @@
+"""Sessions on real Postgres as their actors leave them: opened by the rules, owned by a node that really holds its lock."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+
+from halo.clock import SystemClock
+from halo.config import LiveConfig
+from halo.effects import Step
+from halo.payment import PaymentStatus
+from halo.rules import open_session
+from halo.session import Session, SessionStatus
+from halo.store.journal import Journal
+from halo.store.nodes import NodeLease
+from halo.store.postgres import Postgres, Transaction
+from halo.store.sessions import Sessions
+from halo.store.steps import insert_session
+from tests.store.rows import NOW, add_customer, add_mitra, add_payment, new_id
+
+CONFIG = LiveConfig()
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A message as an actor hands it to the journal."""
+
+    seq: int
+    sender: str = "customer"
+    id: str = ""
+    body: str = "hello"
+    at: int = NOW
+
+
+def lines(first: int, last: int, sender: str = "customer") -> list[Line]:
+    return [Line(seq, sender, f"{sender}-{seq}", f"body {seq}") for seq in range(first, last + 1)]
+
+
+def a_held_session(customer_id: str, mitra_id: str, payment_request_id: str) -> Session:
+    """Five minutes for 5000 IDR, before its first step."""
+    return Session(
+        session_id=new_id(),
+        customer_id=customer_id,
+        mitra_id=mitra_id,
+        payment_request_id=payment_request_id,
+        topic_sensitivity="sensitive",
+        status=SessionStatus.PENDING_PAYMENT,
+        duration_minutes=5,
+        minute_ms=60_000,
+        price=5_000,
+        currency="IDR",
+    )
+
+
+async def open_session_row(db: Postgres, owner: str, *, confirmed: bool = True, at: int = NOW, **people: str) -> Step:
+    """A session as pairing commits it, with people and payment of its own unless they are given."""
+    customer_id = people.get("customer_id") or await add_customer(db)
+    mitra_id = people.get("mitra_id") or await add_mitra(db)
+    status = PaymentStatus.CONFIRMED if confirmed else PaymentStatus.PENDING
+    payment = await add_payment(db, customer_id, status.value, is_extension=False)
+    opened = open_session(a_held_session(customer_id, mitra_id, payment), at, CONFIG, confirmed=confirmed)
+
+    async def write(tx: Transaction) -> None:
+        await insert_session(tx, opened, owner)
+
+    await db.transact(write, new_id())
+    return opened
+
+
+@asynccontextmanager
+async def open_journal(db: Postgres) -> AsyncIterator[Journal]:
+    journal = Journal(db)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(journal.serve)
+        yield journal
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def open_node(db: Postgres, clock: Any = None) -> AsyncIterator[NodeLease]:
+    """A node that holds its lock and beats; it dies when the block is left."""
+    lease = NodeLease(db, clock or SystemClock())
+    await lease.open()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(lease.serve, lambda gap_ms: None)
+        yield lease
+        nursery.cancel_scope.cancel()
+
+
+async def only(db: Postgres, sql: str, **values: Any) -> Any:
+    """The one row of a question."""
+    (row,) = await db.fetch_all(sql, values)
+    return row
+
+
+def sessions_of(db: Postgres, lease: NodeLease) -> Sessions:
+    return Sessions(db, lease.node_id)
