@@ -113,7 +113,9 @@ class House:
 
     async def go_online(self, mitra: Person, rooms: int = 3) -> None:
         """Online, heard of just now, and with so much room."""
-        await self.db.execute("UPDATE mitras SET max_sessions = %(n)s WHERE mitra_id = %(id)s", {"n": rooms, "id": mitra.user_id})
+        await self.db.execute(
+            "UPDATE mitras SET max_sessions = %(n)s WHERE mitra_id = %(id)s", {"n": rooms, "id": mitra.user_id}
+        )
         await self.call(mitra, "POST", "/api/mitra/status/online")
         await self.call(mitra, "POST", "/api/mitra/status/heartbeat")
 
@@ -183,6 +185,12 @@ class House:
         told: dict[str, Any] = await self.call(person, "GET", f"/api/chat/{session_id}/info")
         return told
 
+    async def settle(self) -> None:
+        """Until the mirror is built and believed, which a server does not wait for before it is ready."""
+        with trio.fail_after(PATIENCE_SECONDS):
+            while (await self.operate("GET", "/readyz"))["degraded"]:
+                await trio.sleep(0.005)
+
     async def require_invariants(self) -> None:
         checked, violations = await find_violations(self.db)
         assert checked > 15
@@ -222,15 +230,23 @@ def environment_of(database_url: str, valkey_url: str, **changes: str) -> dict[s
 
 
 @asynccontextmanager
-async def open_house(database_url: str, valkey_url: str, *, clock: Clock | None = None, **changes: str) -> AsyncIterator[House]:
+async def open_house(
+    database_url: str, valkey_url: str, *, clock: Clock | None = None, **changes: str
+) -> AsyncIterator[House]:
     """A server in this process: the fast one, and the one whose inside can be seen."""
     settings = Settings.read(environment_of(database_url, valkey_url, **changes), {})
     mask = os.umask(0o077)
     try:
-        async with open_server(settings, clock) as (server, _), open_postgres(database_url) as db, trio.open_nursery() as nursery:
+        async with (
+            open_server(settings, clock) as (server, _),
+            open_postgres(database_url) as db,
+            trio.open_nursery() as nursery,
+        ):
             ready = await nursery.start(_run, server)
             async with open_api(ready["api"]) as api:
-                yield House(ready, db, api, server)
+                house = House(ready, db, api, server)
+                await house.settle()
+                yield house
             server.stop.set()
     finally:
         os.umask(mask)
@@ -241,16 +257,22 @@ async def _run(server: Server, *, task_status: trio.TaskStatus[dict[str, str]]) 
 
 
 @asynccontextmanager
-async def open_process(home: Path, database_url: str, valkey_url: str, **changes: str) -> AsyncIterator[tuple[Stage, House]]:
+async def open_process(
+    home: Path, database_url: str, valkey_url: str, **changes: str
+) -> AsyncIterator[tuple[Stage, House]]:
     """A server in a process of its own, which may be killed; `stage.start()` after that needs `renew`."""
     async with open_stage(home / "data", environment_of(database_url, valkey_url, **changes)) as stage:
         await stage.start()
         async with open_postgres(database_url) as db, open_api(stage.ready["api"]) as api:
-            yield stage, House(stage.ready, db, api)
+            house = House(stage.ready, db, api)
+            await house.settle()
+            yield stage, house
 
 
 @asynccontextmanager
 async def renewed(stage: Stage, house: House) -> AsyncIterator[House]:
     """The same house after its server was started again, on other ports."""
     async with open_api(stage.ready["api"]) as api:
-        yield House(stage.ready, house.db, api)
+        again = House(stage.ready, house.db, api)
+        await again.settle()
+        yield again

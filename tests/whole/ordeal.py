@@ -50,7 +50,9 @@ async def open_zygote() -> AsyncIterator[str]:
     """The path of the socket at which servers are to be had."""
     with tempfile.TemporaryDirectory(prefix="crash-") as home:
         path = f"{home}/s"
-        process = await trio.lowlevel.open_process([sys.executable, "-m", "tests.whole.crashing_server", path], stdin=subprocess.DEVNULL)
+        process = await trio.lowlevel.open_process(
+            [sys.executable, "-m", "tests.whole.crashing_server", path], stdin=subprocess.DEVNULL
+        )
         try:
             with trio.fail_after(START_SECONDS):
                 while not Path(path).exists():
@@ -201,9 +203,14 @@ class Ordeal:
         """The outcome. What is not the same as ever, or not in time, raises."""
         self._log = log
         with trio.fail_after(PLAY_SECONDS):
-            async with open_postgres(self._database_url, size=2) as db, open_api("http://halo.test") as api, trio.open_nursery() as nursery:
+            async with (
+                open_postgres(self._database_url, size=2) as db,
+                open_api("http://halo.test") as api,
+                trio.open_nursery() as nursery,
+            ):
                 self._nursery, self._db, self._api = nursery, db, api
                 await self._start()
+                await self._insist(self.house.settle)
                 await self._patch()
                 try:
                     await self._live()
@@ -243,6 +250,7 @@ class Ordeal:
         if mortal.is_dead.is_set():
             assert mortal.is_killed, f"the server died by itself: {self._log.read_text()[-2000:]}"
             await self._start()
+            await self._insist(self.house.settle)
             if self._is_online:
                 await self._insist(self._beat)
 
@@ -281,7 +289,9 @@ class Ordeal:
 
     async def _admit(self, user_type: str) -> Person:
         headers = {"X-Halo-Key": SECRETS["HALO_SERVER_KEY"], "Idempotency-Key": user_type}
-        opened = await self._api.call("POST", self.house.ready["api"] + "/api/auth/sessions", {"user_type": user_type}, headers)
+        opened = await self._api.call(
+            "POST", self.house.ready["api"] + "/api/auth/sessions", {"user_type": user_type}, headers
+        )
         return Person(opened["user_id"], opened["access_token"], opened["refresh_token"])
 
     async def _beat(self) -> None:
@@ -360,7 +370,12 @@ class Ordeal:
                     path = f"{chat}/extensions/{pending['extension_id']}/respond"
                     await self._insist(self._call, self._mitra, "POST", path, {"accepted": accepted})
             except CallRefused as refused:  # it was done, and the server died before it could say so
-                assert refused.code in {"SESSION_NOT_ACTIVE", "EXTENSION_RESOLVED", "INVALID_STATE", "PAYMENT_IN_USE"}, refused
+                assert refused.code in {
+                    "SESSION_NOT_ACTIVE",
+                    "EXTENSION_RESOLVED",
+                    "INVALID_STATE",
+                    "PAYMENT_IN_USE",
+                }, refused
 
     async def _see_end(self, chat: Chat) -> None:
         try:

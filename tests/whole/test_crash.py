@@ -14,7 +14,9 @@ AT_ONCE = 6
 """Plays side by side: each mostly waits for its paid time to pass. The stores of the tests take 60 connections."""
 
 
-async def play(zygote: str, number: int, stores: tuple[str, str, str], home: Path, at: int = 0, side: str = "") -> tuple[Ordeal, Any]:
+async def play(
+    zygote: str, number: int, stores: tuple[str, str, str], home: Path, at: int = 0, side: str = ""
+) -> tuple[Ordeal, Any]:
     postgres_url, template, valkey_url = stores
     database = _database(postgres_url, f"crash_{number}", template)
     url = await trio.to_thread.run_sync(database.__enter__)
@@ -52,7 +54,11 @@ async def test_a_server_killed_at_any_commit_leads_to_the_same_outcome(
                     return
                 if ordeal.commits != undisturbed.commits[:at] or len(ordeal.incarnations) != 2:
                     failed.append(f"{side} {at} ({label}): died elsewhere, after {ordeal.commits}")
-                failed.extend(f"{side} {at} ({label}): {name} is {outcome[name]}" for name in expected if outcome[name] != expected[name])
+                failed.extend(
+                    f"{side} {at} ({label}): {name} is {outcome[name]}"
+                    for name in expected
+                    if outcome[name] != expected[name]
+                )
 
         async with trio.open_nursery() as nursery:
             for at in range(1, len(undisturbed.commits) + 1):

@@ -6,7 +6,9 @@ import sys
 
 
 def test_the_demo_plays_a_whole_paid_session_and_everything_in_it_holds() -> None:
-    played = subprocess.run([sys.executable, "-m", "halo", "demo", "--json"], capture_output=True, text=True, timeout=110, check=False)
+    played = subprocess.run(
+        [sys.executable, "-m", "halo", "demo", "--json"], capture_output=True, text=True, timeout=110, check=False
+    )
     assert played.returncode == 0, played.stdout[-2000:] + played.stderr[-2000:]
     told = [json.loads(line) for line in played.stdout.splitlines()]
     steps = [step["step"] for step in told]

@@ -32,14 +32,20 @@ def postmaster() -> Iterator[Postmaster]:
 
 
 @pytest.mark.parametrize("how", ["killed", "hung"])
-async def test_while_postgres_is_away_nothing_falls_due_and_then_everything_goes_on(postmaster: Postmaster, valkey_url: str, how: str) -> None:
+async def test_while_postgres_is_away_nothing_falls_due_and_then_everything_goes_on(
+    postmaster: Postmaster, valkey_url: str, how: str
+) -> None:
     async with open_house(postmaster.url, valkey_url, HALO_MINUTE_SECONDS=str(MINUTE_SECONDS)) as house:
         await house.configure(reconnect_grace_seconds=1, closure_grace_seconds=1, extension_timeout_seconds=5)
         mitra = await house.admit("mitra")
         await house.configure(extension_default_action_on_timeout="auto_approve")
         (talker, _, running), (asker, _, extending) = await house.open_pairs([mitra], 2)
         payment = await house.pay_extension(asker)
-        async with house.chat(running, talker) as talk, house.chat(extending, asker) as ask, house.chat(extending, mitra):
+        async with (
+            house.chat(running, talker) as talk,
+            house.chat(extending, asker) as ask,
+            house.chat(extending, mitra),
+        ):
             assert (await talk.ask("message", body="before"))["seq"] == 1
             await house.ask_extension(asker, extending, payment)
             left_before = (await house.info(running, talker))["session"]["remaining_seconds"]
@@ -57,7 +63,9 @@ async def test_while_postgres_is_away_nothing_falls_due_and_then_everything_goes
             await talk.expect("session_timer")  # the credit: no other timer is due
             left_after = (await house.info(running, talker))["session"]["remaining_seconds"]
             gone = trio.current_time() - went
-            assert left_before - left_after <= gone - AWAY_SECONDS[how] + 2, f"{left_before} s were left, then {left_after}"
+            assert left_before - left_after <= gone - AWAY_SECONDS[how] + 2, (
+                f"{left_before} s were left, then {left_after}"
+            )
             await end_well(house, talk, ask)
         await require_books(house, running, extending)
 
@@ -96,7 +104,8 @@ async def end_well(house: House, talk: Socket, ask: Socket) -> None:
 async def require_books(house: House, running: str, extending: str) -> None:
     await house.require_invariants()
     row: Any = await house.db.fetch_one(
-        "SELECT started_at, paid_ms, served_ms, refunded_ms, forfeited_ms FROM chat_sessions WHERE session_id = %(id)s", {"id": running}
+        "SELECT started_at, paid_ms, served_ms, refunded_ms, forfeited_ms FROM chat_sessions WHERE session_id = %(id)s",
+        {"id": running},
     )
     assert (row.served_ms, row.refunded_ms, row.forfeited_ms) == (row.paid_ms, 0, 0)
     closed: Any = await house.db.fetch_one(
@@ -104,8 +113,12 @@ async def require_books(house: House, running: str, extending: str) -> None:
     )
     assert closed.at - row.started_at >= row.paid_ms, "the customer was given less than was paid for"
     assert closed.at <= datetime.now(UTC).timestamp() * 1000
-    ledger = await house.db.fetch_all("SELECT type FROM customer_transactions WHERE session_id = %(id)s ORDER BY at", {"id": extending})
+    ledger = await house.db.fetch_all(
+        "SELECT type FROM customer_transactions WHERE session_id = %(id)s ORDER BY at", {"id": extending}
+    )
     assert [entry.type for entry in ledger] == ["session", "extension"]
-    bodies = await house.db.fetch_all("SELECT body FROM messages WHERE session_id = %(id)s ORDER BY seq", {"id": running})
+    bodies = await house.db.fetch_all(
+        "SELECT body FROM messages WHERE session_id = %(id)s ORDER BY seq", {"id": running}
+    )
     assert [message.body for message in bodies][0::2][:1] == ["before"]
     assert [message.body for message in bodies].count("after") == 1

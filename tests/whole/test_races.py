@@ -51,7 +51,9 @@ async def test_of_fifty_requests_on_one_payment_one_is_bound(database_url: str, 
         await house.require_invariants()
 
 
-async def test_a_consumed_payment_is_refused_by_its_status_and_a_freed_one_may_be_used_again(database_url: str, valkey_url: str) -> None:
+async def test_a_consumed_payment_is_refused_by_its_status_and_a_freed_one_may_be_used_again(
+    database_url: str, valkey_url: str
+) -> None:
     async with open_house(database_url, valkey_url) as house:
         customer, mitra, session_id = await house.open_pair()
         payment = await house.pay_extension(customer)
@@ -91,13 +93,18 @@ async def test_an_answer_in_the_instant_of_the_deadline_has_one_winner(database_
             async with trio.open_nursery() as nursery:
                 for number in range(RACES):
                     nursery.start_soon(answer, number)
-        rows = await house.db.fetch_all("SELECT extension_id, status, decided_by, default_action_on_timeout AS policy FROM session_extensions")
+        rows = await house.db.fetch_all(
+            "SELECT extension_id, status, decided_by, default_action_on_timeout AS policy FROM session_extensions"
+        )
         decided = {row.extension_id: row for row in rows}
         assert len(decided) == len(answers) == RACES
         for extension_id, accepted, told in answers:
             row = decided[extension_id]
             if told == "EXTENSION_RESOLVED":
-                assert (row.decided_by, row.status) == ("timeout", "accepted" if row.policy == "auto_approve" else "timeout")
+                assert (row.decided_by, row.status) == (
+                    "timeout",
+                    "accepted" if row.policy == "auto_approve" else "timeout",
+                )
             else:
                 assert (row.decided_by, row.status, told) == ("answered", told, "accepted" if accepted else "rejected")
         winners = Counter(told == "EXTENSION_RESOLVED" for _, _, told in answers)
@@ -106,7 +113,9 @@ async def test_an_answer_in_the_instant_of_the_deadline_has_one_winner(database_
         await house.require_invariants()
 
 
-async def test_answer_cancel_and_end_at_once_have_one_winner_and_the_others_are_told(database_url: str, valkey_url: str) -> None:
+async def test_answer_cancel_and_end_at_once_have_one_winner_and_the_others_are_told(
+    database_url: str, valkey_url: str
+) -> None:
     rounds = 30
     async with open_house(database_url, valkey_url) as house:
         mitra = await house.admit("mitra")

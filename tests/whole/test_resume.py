@@ -104,7 +104,9 @@ async def test_a_listener_cut_at_every_frame_still_hears_all(database_url: str, 
         assert listener.seqs == list(range(1, LINES + 1))
 
 
-async def test_a_speaker_cut_before_its_ack_says_it_again_and_it_is_there_once(database_url: str, valkey_url: str) -> None:
+async def test_a_speaker_cut_before_its_ack_says_it_again_and_it_is_there_once(
+    database_url: str, valkey_url: str
+) -> None:
     async with open_house(database_url, valkey_url) as house:
         customer, mitra, session_id = await house.open_pair()
         for number in range(1, LINES + 1):
@@ -117,7 +119,9 @@ async def test_a_speaker_cut_before_its_ack_says_it_again_and_it_is_there_once(d
             async with open_wire(house, chat_path(session_id, number - 1), customer) as wire:
                 assert await say(wire, f"m{number}", f"body {number}") == number
         page = await house.call(mitra, "GET", f"/api/chat/{session_id}/messages?limit=200")
-        assert [(message["seq"], message["id"]) for message in page["messages"]] == [(n, f"m{n}") for n in range(1, LINES + 1)]
+        assert [(message["seq"], message["id"]) for message in page["messages"]] == [
+            (n, f"m{n}") for n in range(1, LINES + 1)
+        ]
         await house.require_invariants()
 
 
@@ -135,7 +139,9 @@ async def test_a_thousand_messages_are_replayed_before_anything_live(database_ur
             async with open_wire(house, chat_path(session_id), customer, receive_buffer=16_384) as wire:
                 welcome = await wire.receive()
                 assert (welcome["last_seq"], welcome["replay_from"]) == (LONG, 0)
-                for number in range(LONG + 1, LONG + live + 1):  # acknowledged, so delivered as far as the server is concerned
+                for number in range(
+                    LONG + 1, LONG + live + 1
+                ):  # acknowledged, so delivered as far as the server is concerned
                     await speaker.send("typing", on=True)
                     assert await say(speaker, f"m{number}", f"live {number}") == number
                 seqs: list[int] = []

@@ -62,7 +62,9 @@ async def start_talking(house: House, nursery: trio.Nursery, sessions: int) -> l
     await house.configure(pairing_offer_seconds=600, reconnect_grace_seconds=1)
     mitra = await house.admit("mitra")
     pairs = await house.open_pairs([mitra], sessions)
-    speakers = [Speaker(person, session_id) for *people, session_id in pairs for person in people if isinstance(person, Person)]
+    speakers = [
+        Speaker(person, session_id) for *people, session_id in pairs for person in people if isinstance(person, Person)
+    ]
     joined = [trio.Event() for _ in speakers]
     for speaker, event in zip(speakers, joined, strict=True):
         nursery.start_soon(speaker.talk, house, event)
@@ -82,7 +84,9 @@ async def require_acknowledged(house: House, speakers: list[Speaker]) -> None:
             assert stored.get((speaker.session_id, name)) == seq, "acknowledged, and not there"
 
 
-async def test_sigterm_under_load_sends_everybody_away_and_ends_in_time(database_url: str, valkey_url: str, tmp_path: Path) -> None:
+async def test_sigterm_under_load_sends_everybody_away_and_ends_in_time(
+    database_url: str, valkey_url: str, tmp_path: Path
+) -> None:
     async with open_process(tmp_path, database_url, valkey_url) as (stage, house):
         async with trio.open_nursery() as nursery:
             speakers = await start_talking(house, nursery, LOADED_SESSIONS)
@@ -94,7 +98,9 @@ async def test_sigterm_under_load_sends_everybody_away_and_ends_in_time(database
             assert speaker.told[-1]["type"] == "reconnect"
             assert 0 <= speaker.told[-1]["after_ms"] <= 10_000
             assert speaker.told[-1]["reason"] == "draining"
-        assert len({speaker.told[-1]["after_ms"] for speaker in speakers}) > LOADED_SESSIONS // 2, "all come back at once"
+        assert len({speaker.told[-1]["after_ms"] for speaker in speakers}) > LOADED_SESSIONS // 2, (
+            "all come back at once"
+        )
         await require_acknowledged(house, speakers)
         await house.require_invariants()
         require_no_errors(stage)
@@ -116,7 +122,9 @@ async def test_a_session_goes_on_after_a_stop_and_a_start(database_url: str, val
             await house_again.require_invariants()
 
 
-async def test_kill_under_load_loses_nothing_acknowledged_and_is_back_in_time(database_url: str, valkey_url: str, tmp_path: Path) -> None:
+async def test_kill_under_load_loses_nothing_acknowledged_and_is_back_in_time(
+    database_url: str, valkey_url: str, tmp_path: Path
+) -> None:
     async with open_process(tmp_path, database_url, valkey_url) as (stage, house):
         async with trio.open_nursery() as nursery:
             speakers = await start_talking(house, nursery, KILLED_SESSIONS)
@@ -144,7 +152,9 @@ async def owned(house: House) -> int:
 async def return_all(house: House, speakers: list[Speaker]) -> None:
     """Everybody says the last thing again under its id, and hears the whole session without gap or repetition."""
     async with AsyncExitStack() as stack:
-        sockets = [await stack.enter_async_context(house.chat(speaker.session_id, speaker.person)) for speaker in speakers]
+        sockets = [
+            await stack.enter_async_context(house.chat(speaker.session_id, speaker.person)) for speaker in speakers
+        ]
         for speaker, socket in zip(speakers, sockets, strict=True):
             name = speaker.said[-1]
             answer = await socket.ask("message", id=name, body=name)

@@ -64,6 +64,8 @@ class Wire:
         self.answers_pings = True
         self._stream = stream
         self._buffer = bytearray(rest)
+        self._passed: list[dict[str, Any]] = []
+        """What came before an answer that was waited for; the next to be received."""
 
     async def send(self, type_: str, **fields: Any) -> None:
         await self.send_text(json.dumps({"type": type_, **fields}))
@@ -88,6 +90,9 @@ class Wire:
 
     async def receive(self, seconds: float = PATIENCE_SECONDS) -> dict[str, Any]:
         """The next text frame, decoded. Pings are answered on the way. Raises Closed, and what `receive_frame` raises."""
+        return self._passed.pop(0) if self._passed else await self._receive(seconds)
+
+    async def _receive(self, seconds: float) -> dict[str, Any]:
         with trio.fail_after(seconds):
             while True:
                 opcode, payload = await self.receive_frame()
@@ -112,17 +117,18 @@ class Wire:
         return told
 
     async def ask(self, type_: str, **fields: Any) -> dict[str, Any]:
-        """Send a frame with an `id` and return its `ack`, `refused` or `pong`."""
+        """Send a frame with an `id` and return its `ack`, `refused` or `pong`; what comes before that is kept."""
         await self.send(type_, **fields)
         with trio.fail_after(PATIENCE_SECONDS):
             while True:
-                told = await self.receive()
+                told = await self._receive(PATIENCE_SECONDS)
                 if told["type"] in {"ack", "refused", "pong"} and told.get("id") == fields["id"]:
                     return told
+                self._passed.append(told)
 
     async def wait_closed(self, seconds: float = PATIENCE_SECONDS) -> tuple[int, list[dict[str, Any]]]:
         """The close code (1006 without one), and the text frames that came before it; then the closing handshake is finished."""
-        told: list[dict[str, Any]] = []
+        told, self._passed = self._passed, []
         with trio.fail_after(seconds):
             try:
                 while True:

@@ -1,0 +1,549 @@
+"""One contract for two stores: the rows that actors are tested with keep the same guards and write the same books as Postgres.
+
+Each sentence is proved on both; and random histories are played on both at once, answer for answer and row for row.
+"""
+
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, Protocol
+
+import pytest
+import trio
+
+from halo import extension as asking
+from halo.actors.ports import MessageLog, MessageRow, MessageRows, SessionRows
+from halo.clock import Moment
+from halo.config import LiveConfig, TimeoutAction
+from halo.effects import Step
+from halo.errors import Refusal, StepOvertaken
+from halo.events import (
+    DeadlineReached,
+    DowntimeCredited,
+    EndedBy,
+    EndRequested,
+    Event,
+    ExtensionAnswered,
+    ExtensionCancelled,
+    ExtensionRequested,
+    PaymentConfirmed,
+    PaymentFailed,
+)
+from halo.payment import Payment, PaymentStatus
+from halo.rules import open_session, step
+from halo.session import Extension, Party, Session, SessionStatus
+from halo.store.journal import Journal
+from halo.store.payments import Payments
+from halo.store.postgres import Postgres, open_postgres
+from halo.store.sessions import Sessions
+from tests.actors.fakes import THERE, FakeDatabase, FakeNode
+from tests.store.ground import CONFIG, a_held_session, lines, open_journal, open_session_row
+from tests.store.rows import NOW, SetClock, add_payment, new_id
+
+SECOND = 1000
+PRESENT = frozenset({Party.MITRA})
+
+
+class Rows(SessionRows, MessageRows, Protocol):
+    """What `Sessions` and `FakeNode` both are."""
+
+
+class Ground:
+    """A database with two nodes on it, real or not."""
+
+    mine: Rows
+    theirs: Rows
+    log: MessageLog
+
+    async def open_chat(self, *, confirmed: bool = True) -> Session:
+        raise NotImplementedError
+
+    async def pay(self, session: Session, status: str = "confirmed", *, for_session: bool = False) -> str:
+        raise NotImplementedError
+
+    async def hand_over(self, session_id: str) -> None:
+        raise NotImplementedError
+
+    async def find_payment(self, payment_request_id: str) -> Payment | None:
+        raise NotImplementedError
+
+    async def books(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+
+class RealGround(Ground):
+    def __init__(self, db: Postgres, journal: Journal) -> None:
+        self.db = db
+        self.mine_id, self.theirs_id = new_id(), new_id()
+        self.mine, self.theirs = Sessions(db, self.mine_id), Sessions(db, self.theirs_id)
+        self.log = journal
+
+    async def open_chat(self, *, confirmed: bool = True) -> Session:
+        return (await open_session_row(self.db, self.mine_id, confirmed=confirmed)).session
+
+    async def pay(self, session: Session, status: str = "confirmed", *, for_session: bool = False) -> str:
+        of_session = session.session_id if for_session else None
+        return await add_payment(self.db, session.customer_id, status, session_id=of_session)
+
+    async def hand_over(self, session_id: str) -> None:
+        await self.db.execute(
+            "UPDATE chat_sessions SET owner = %(owner)s, epoch = epoch + 1 WHERE session_id = %(id)s",
+            {"owner": self.theirs_id, "id": session_id},
+        )
+
+    async def find_payment(self, payment_request_id: str) -> Payment | None:
+        return await Payments(self.db, SetClock()).find(payment_request_id)
+
+    async def books(self) -> dict[str, Any]:
+        async def table(sql: str, key: int = 1) -> dict[Any, Any]:
+            rows = [tuple(row) for row in await self.db.fetch_all(sql)]
+            return {(row[0] if key == 1 else row[:key]): row[key:] for row in rows}
+
+        failures = await self.db.fetch_all("SELECT cause, extension_id FROM pairing_failures")
+        return {
+            "payments": await table("SELECT payment_request_id, status, failure_cause, session_id FROM payment_requests"),
+            "extensions": await table("SELECT extension_id, status, decided_by, deadline_at FROM session_extensions"),
+            "ledger": await table("SELECT payment_request_id, session_id, type, amount, duration_minutes FROM customer_transactions"),
+            "refunds": await table("SELECT payment_request_id, kind, session_id, cause, amount, refunded_ms FROM refunds", 2),
+            "failures": sorted((row.cause, row.extension_id or "") for row in failures),
+            "pushes": await table(
+                "SELECT collapse_key, user_id, template, due_at FROM outbox WHERE kind = 'push' AND status = 'due'"
+            ),
+            "timeline": await table(
+                "SELECT session_id, version, epoch, at, event, from_status, to_status, cause FROM session_timeline", 2
+            ),
+            "messages": await table("SELECT session_id, seq, sender, id, body, at FROM messages", 2),
+        }
+
+
+class FakeGround(Ground):
+    def __init__(self) -> None:
+        self.database = FakeDatabase()
+        mine, theirs = FakeNode(self.database), FakeNode(self.database)
+        self.mine, self.theirs, self.log = mine, theirs, mine
+        self.mine_id, self.theirs_id = mine.owner, theirs.owner
+
+    async def open_chat(self, *, confirmed: bool = True) -> Session:
+        customer_id, mitra_id = new_id(), new_id()
+        payment_request_id = self.add_payment(customer_id, confirmed=confirmed)
+        opened = open_session(a_held_session(customer_id, mitra_id, payment_request_id), NOW, CONFIG, confirmed=confirmed)
+        self.database.insert(opened, self.mine_id)
+        return opened.session
+
+    def add_payment(self, customer_id: str, *, confirmed: bool, payment_request_id: str | None = None) -> str:
+        status = PaymentStatus.CONFIRMED if confirmed else PaymentStatus.PENDING
+        wanted = {} if payment_request_id is None else {"payment_request_id": payment_request_id}
+        return self.database.add_payment(customer_id, status, is_extension=False, **wanted).payment_request_id
+
+    async def pay(self, session: Session, status: str = "confirmed", *, for_session: bool = False) -> str:
+        of_session = session.session_id if for_session else None
+        return self.database.add_payment(
+            session.customer_id, PaymentStatus(status), session_id=of_session
+        ).payment_request_id
+
+    async def hand_over(self, session_id: str) -> None:
+        row = self.database.tables.sessions[session_id]
+        moved = replace(row.session, epoch=row.session.epoch + 1)
+        self.database.tables.sessions[session_id] = replace(row, session=moved, owner=self.theirs_id)
+
+    async def find_payment(self, payment_request_id: str) -> Payment | None:
+        return self.database.find_payment(payment_request_id)
+
+    async def books(self) -> dict[str, Any]:
+        tables = self.database.tables
+        return {
+            "payments": {p.payment_request_id: (p.status, p.failure_cause, p.session_id) for p in tables.payments.values()},
+            "extensions": {id_: (e.status, by, e.deadline_at) for id_, (e, by) in tables.extensions.items()},
+            "ledger": {id_: (row.session_id, row.type, row.amount, row.duration_minutes) for id_, row in tables.ledger.items()},
+            "refunds": {key: (row.session_id, row.cause, row.amount, row.refunded_ms) for key, row in tables.refunds.items()},
+            "failures": sorted((cause, extension_id or "") for cause, extension_id in tables.failures),
+            "pushes": tables.pushes,
+            "timeline": {
+                key: (e.epoch, e.at, e.event, e.from_status, e.to_status, e.cause) for key, e in tables.timeline.items()
+            },
+            "messages": {
+                (id_, row.seq): (row.sender, row.id, row.body, row.at)
+                for id_, rows in self.database.messages.items()
+                for row in rows
+            },
+        }
+
+
+@asynccontextmanager
+async def open_ground(url: str | None) -> AsyncIterator[Ground]:
+    if url is None:
+        yield FakeGround()
+        return
+    async with open_postgres(url) as db, open_journal(db) as journal:
+        yield RealGround(db, journal)
+
+
+@pytest.fixture(params=["postgres", "fake"])
+def where(request: pytest.FixtureRequest) -> str | None:
+    """The URL of a real database, or None."""
+    return str(request.getfixturevalue("database_url")) if request.param == "postgres" else None
+
+
+async def take(ground: Ground, session: Session, event: Event, present: frozenset[Party] = PRESENT) -> Session:
+    decided = step(session, event)
+    await ground.mine.commit(session, decided, new_id(), present)
+    return decided.session
+
+
+def asks(session: Session, payment_request_id: str, at: Moment = NOW + 60 * SECOND, config: LiveConfig = CONFIG) -> ExtensionRequested:
+    payment = Payment(
+        payment_request_id=payment_request_id, customer_id=session.customer_id, session_id=None, status=PaymentStatus.CONFIRMED,
+        amount=5_000, currency="IDR", duration_minutes=5, is_extension=True, is_first_session_discount=False, failure_cause=None,
+        created_at=NOW,
+    )  # fmt: skip
+    return ExtensionRequested(at=at, extension=asking.request(session, payment, new_id(), at, config))
+
+
+def answers(session: Session, *, accepted: bool, at: Moment = NOW + 70 * SECOND) -> ExtensionAnswered:
+    assert session.extension is not None
+    return ExtensionAnswered(at=at, extension_id=session.extension.extension_id, accepted=accepted, config=CONFIG)
+
+
+def without_noise(session: Session) -> Session:
+    return replace(session, extension=None)
+
+
+# ---- what a step leaves behind
+
+
+async def test_what_was_committed_is_what_is_loaded(where: str | None) -> None:
+    async with open_ground(where) as ground:
+        session = await ground.open_chat()
+        for event in (
+            lambda s: asks(s, s_payment),
+            lambda s: answers(s, accepted=True),
+            lambda s: DeadlineReached(at=s.deadline_at or 0, config=CONFIG),
+        ):
+            s_payment = await ground.pay(session)
+            session = await take(ground, session, event(session))
+            stored = await ground.mine.load(session.session_id)
+            assert stored is not None
+            assert (stored.session, stored.last_seq) == (session, 0)
+
+
+async def test_an_accepted_extension_leaves_its_books(where: str | None) -> None:
+    async with open_ground(where) as ground:
+        session = await ground.open_chat()
+        payment = await ground.pay(session)
+        session = await take(ground, session, asks(session, payment))
+        assert session.extension is not None
+        extension_id, books = session.extension.extension_id, await ground.books()
+        assert books["extensions"][extension_id] == ("pending", None, NOW + 120 * SECOND)
+        assert books["payments"][payment] == ("confirmed", None, session.session_id)
+        assert books["pushes"] == {
+            f"extension:{extension_id}": (session.mitra_id, "extension_request", NOW + 90 * SECOND)
+        }
+        found = await ground.find_payment(payment)
+        assert found is not None
+        assert found.in_use
+        session = await take(ground, session, answers(session, accepted=True))
+        books = await ground.books()
+        assert books["extensions"][extension_id][:2] == ("accepted", "answered")
+        assert books["payments"][payment] == ("consumed", None, session.session_id)
+        assert books["ledger"][payment] == (session.session_id, "extension", 5_000, 5)
+        assert books["ledger"][session.payment_request_id] == (session.session_id, "session", 5_000, 5)
+        assert books["pushes"] == {}
+        assert [books["timeline"][session.session_id, version][2] for version in (1, 2, 3)] == [
+            "mitra_accepted", "extension_requested", "extension_answered"
+        ]  # fmt: skip
+
+
+async def test_a_refused_extension_is_failed_refunded_and_recorded(where: str | None) -> None:
+    async with open_ground(where) as ground:
+        session = await ground.open_chat()
+        payment = await ground.pay(session)
+        session = await take(ground, session, asks(session, payment), frozenset())
+        assert (await ground.books())["pushes"].popitem()[1][2] == NOW + 60 * SECOND  # nobody there: at once
+        extension_id = session.extension.extension_id if session.extension else ""
+        await take(ground, session, answers(session, accepted=False))
+        books = await ground.books()
+        assert books["payments"][payment] == ("failed", "extension_rejected", session.session_id)
+        assert books["refunds"] == {(payment, "payment_failed"): (session.session_id, "extension_rejected", 5_000, 0)}
+        assert books["failures"] == [("extension_rejected", extension_id)]
+        assert payment not in books["ledger"]
+
+
+async def test_an_end_fails_what_nobody_used_and_refunds_the_time_left(where: str | None) -> None:
+    async with open_ground(where) as ground:
+        session = await ground.open_chat()
+        pending = await ground.pay(session)
+        confirmed = await ground.pay(session, for_session=True)
+        unpaid = await ground.pay(session, "pending", for_session=True)
+        elsewhere = await ground.pay(session)
+        session = await take(ground, session, asks(session, pending))
+        session = await take(ground, session, EndRequested(at=NOW + 90 * SECOND, by=EndedBy.ADMIN))
+        books = await ground.books()
+        assert {books["payments"][id_][0] for id_ in (pending, confirmed, unpaid)} == {"failed"}
+        assert books["payments"][elsewhere][0] == "confirmed"
+        assert set(books["refunds"]) == {
+            (pending, "payment_failed"), (confirmed, "payment_failed"), (session.payment_request_id, "time_left")
+        }  # fmt: skip
+        refund = books["refunds"][session.payment_request_id, "time_left"]
+        assert refund == (session.session_id, "ended_by_admin", 4_000, 240_000)
+
+
+async def test_a_session_on_hold_is_charged_when_its_money_came_and_failed_when_it_will_not(where: str | None) -> None:
+    async with open_ground(where) as ground:
+        held = await ground.open_chat(confirmed=False)
+        await take(ground, held, PaymentFailed(at=NOW + SECOND, config=CONFIG))
+        books = await ground.books()
+        assert books["payments"][held.payment_request_id][:2] == ("failed", "payment_failed")
+        assert (books["ledger"], books["refunds"]) == ({}, {})
+        unpaid = await ground.open_chat(confirmed=False)
+        with pytest.raises(StepOvertaken):  # the guard of the money: it has not come
+            await take(ground, unpaid, PaymentConfirmed(at=NOW + SECOND))
+        assert (await ground.books())["payments"][unpaid.payment_request_id][0] == "pending"
+
+
+async def test_a_credit_moves_the_pending_extensions_deadline_too(where: str | None) -> None:
+    async with open_ground(where) as ground:
+        session = await ground.open_chat()
+        session = await take(ground, session, asks(session, await ground.pay(session)))
+        credit = DowntimeCredited(at=NOW + 100 * SECOND, downtime_ms=30 * SECOND, not_before=NOW + 300 * SECOND)
+        session = await take(ground, session, credit)
+        stored = await ground.mine.load(session.session_id)
+        assert stored is not None
+        assert stored.session == session
+        assert session.extension is not None
+        assert (await ground.books())["extensions"][session.extension.extension_id][2] == NOW + 300 * SECOND
+
+
+# ---- guards
+
+
+async def assert_overtaken(ground: Ground, rows: Rows, before: Session, decided: Step) -> None:
+    """Refused, and not a row was written."""
+    books = await ground.books()
+    stored = await ground.mine.load(before.session_id)
+    with pytest.raises(StepOvertaken):
+        await rows.commit(before, decided, new_id(), PRESENT)
+    assert await ground.books() == books
+    assert await ground.mine.load(before.session_id) == stored
+
+
+async def test_a_stale_version_writes_nothing(where: str | None) -> None:
+    async with open_ground(where) as ground:
+        first = await ground.open_chat()
+        await take(ground, first, asks(first, await ground.pay(first)))
+        decided = step(first, asks(first, await ground.pay(first)))
+        await assert_overtaken(ground, ground.mine, first, decided)
+
+
+async def test_another_status_writes_nothing(where: str | None) -> None:
+    async with open_ground(where) as ground:
+        session = await ground.open_chat()
+        closing = replace(session, status=SessionStatus.CLOSING, running_since=None, expires_at=None)
+        decided = step(closing, EndRequested(at=NOW, by=EndedBy.ADMIN))
+        await assert_overtaken(ground, ground.mine, closing, decided)
+
+
+async def test_another_owner_writes_nothing(where: str | None) -> None:
+    async with open_ground(where) as ground:
+        session = await ground.open_chat()
+        decided = step(session, EndRequested(at=NOW, by=EndedBy.ADMIN))
+        await assert_overtaken(ground, ground.theirs, session, decided)
+
+
+async def test_a_stale_epoch_writes_nothing(where: str | None) -> None:
+    async with open_ground(where) as ground:
+        session = await ground.open_chat()
+        await ground.hand_over(session.session_id)
+        decided = step(session, EndRequested(at=NOW, by=EndedBy.ADMIN))
+        await assert_overtaken(ground, ground.theirs, session, decided)
+        await assert_overtaken(ground, ground.mine, session, decided)
+        moved = replace(session, epoch=2)
+        await ground.theirs.commit(moved, step(moved, EndRequested(at=NOW, by=EndedBy.ADMIN)), new_id(), PRESENT)
+
+
+async def test_a_session_that_does_not_exist_is_overtaken_and_not_found(where: str | None) -> None:
+    async with open_ground(where) as ground:
+        nowhere = replace(await ground.open_chat(), session_id=new_id())
+        assert await ground.mine.load(nowhere.session_id) is None
+        with pytest.raises(StepOvertaken):
+            await take(ground, nowhere, EndRequested(at=NOW, by=EndedBy.ADMIN))
+
+
+@pytest.mark.parametrize("status", ["pending", "failed", "consumed"])
+async def test_only_confirmed_money_is_bound(where: str | None, status: str) -> None:
+    async with open_ground(where) as ground:
+        session = await ground.open_chat()
+        decided = step(session, asks(session, await ground.pay(session, status)))
+        await assert_overtaken(ground, ground.mine, session, decided)
+
+
+async def test_one_payment_is_bound_by_one_session_only(where: str | None) -> None:
+    async with open_ground(where) as ground:
+        first, second = await ground.open_chat(), await ground.open_chat()
+        payment = await ground.pay(first)
+        await take(ground, first, asks(first, payment))
+        await assert_overtaken(ground, ground.mine, second, step(second, asks(second, payment)))
+
+
+async def test_a_cancelled_request_frees_its_payment_for_the_same_session(where: str | None) -> None:
+    async with open_ground(where) as ground:
+        session = await ground.open_chat()
+        payment = await ground.pay(session)
+        session = await take(ground, session, asks(session, payment))
+        assert session.extension is not None
+        cancelled = ExtensionCancelled(at=NOW + 61 * SECOND, extension_id=session.extension.extension_id, config=CONFIG)
+        session = await take(ground, session, cancelled)
+        found = await ground.find_payment(payment)
+        assert found is not None
+        assert not found.in_use
+        session = await take(ground, session, asks(session, payment, NOW + 62 * SECOND))
+        assert session.status is SessionStatus.EXTENDING
+
+
+# ---- extensions and messages, to read and to write
+
+
+async def test_an_extension_is_found_by_its_own_session_only(where: str | None) -> None:
+    async with open_ground(where) as ground:
+        session, other = await ground.open_chat(), await ground.open_chat()
+        session = await take(ground, session, asks(session, await ground.pay(session)))
+        assert session.extension is not None
+        extension_id = session.extension.extension_id
+        assert await ground.mine.find_extension(session.session_id, extension_id) == session.extension
+        assert await ground.mine.find_extension(other.session_id, extension_id) is None
+        assert await ground.mine.find_extension(session.session_id, new_id()) is None
+        await take(ground, session, answers(session, accepted=True))
+        found = await ground.mine.find_extension(session.session_id, extension_id)
+        assert isinstance(found, Extension)
+        assert found.status == "accepted"
+
+
+async def test_messages_are_read_back_in_order_and_in_pages(where: str | None) -> None:
+    async with open_ground(where) as ground:
+        session_id = (await ground.open_chat()).session_id
+        await ground.log.append(session_id, 1, lines(1, 3))
+        await ground.log.append(session_id, 1, lines(4, 7, "mitra"))
+        assert await list_seqs(ground.mine.list_messages(session_id, 0, 100)) == [1, 2, 3, 4, 5, 6, 7]
+        assert await list_seqs(ground.mine.list_messages(session_id, 2, 3)) == [3, 4, 5]
+        assert await ground.mine.list_message_ids(session_id, 2, 2) == [(3, "customer", "customer-3"), (4, "mitra", "mitra-4")]
+        found = await ground.mine.find_message(session_id, "mitra", "mitra-5")
+        assert found is not None
+        assert (found.seq, found.sender, found.id, found.body, found.at) == (5, "mitra", "mitra-5", "body 5", NOW)
+        assert await ground.mine.find_message(session_id, "customer", "mitra-5") is None
+        stored = await ground.mine.load(session_id)
+        assert stored is not None
+        assert stored.last_seq == 7
+
+
+async def list_seqs(reading: Any) -> list[int]:
+    rows: Sequence[MessageRow] = await reading
+    return [row.seq for row in rows]
+
+
+@pytest.mark.parametrize("clash", ["seq", "id", "epoch"])
+async def test_an_append_that_clashes_writes_nothing(where: str | None, clash: str) -> None:
+    async with open_ground(where) as ground:
+        session_id = (await ground.open_chat()).session_id
+        await ground.log.append(session_id, 1, lines(1, 2))
+        rows = {"seq": lines(2, 3, "mitra"), "id": [replace(lines(1, 1)[0], seq=3)], "epoch": lines(3, 4)}[clash]
+        with pytest.raises(StepOvertaken):
+            await ground.log.append(session_id, 2 if clash == "epoch" else 1, rows)
+        assert await list_seqs(ground.mine.list_messages(session_id, 0, 10)) == [1, 2]
+
+
+# ---- histories
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_random_histories_leave_the_same_books_in_both(database_url: str, seed: int) -> None:
+    rng = random.Random(seed)
+    async with open_postgres(database_url) as db, open_journal(db) as journal:
+        real, fake = RealGround(db, journal), FakeGround()
+        chats = [await open_both(real, fake, rng) for _ in range(3)]
+        payments: list[str] = []
+        for number in range(40):
+            place = rng.randrange(len(chats))
+            session, at = chats[place], NOW + number * rng.randint(1, 15) * SECOND
+            if rng.random() < 0.4:
+                payments.append(await pay_both(real, fake, rng.choice(chats), rng))
+            event = random_event(rng, session, payments, at)
+            try:
+                decided = step(session, event)
+            except Refusal:
+                continue
+            if rng.random() < 0.1:
+                session = replace(session, version=session.version + rng.choice([-1, 1]))
+            told = [await outcome(ground, session, decided) for ground in (real, fake)]
+            assert told[0] == told[1], (number, event)
+            if told[0] == "done":
+                chats[place] = decided.session
+            if rng.random() < 0.3:
+                first = rng.randint(1, 6)
+                rows = lines(first, first + 1, rng.choice(["customer", "mitra"]))
+                told = [await appended(ground, session.session_id, rows) for ground in (real, fake)]
+                assert told[0] == told[1]
+        assert await real.books() == await fake.books()
+        for session in chats:
+            one, two = await real.mine.load(session.session_id), await fake.mine.load(session.session_id)
+            assert one is not None
+            assert two is not None
+            assert (one.session, one.last_seq) == (two.session, two.last_seq)
+
+
+async def open_both(real: RealGround, fake: FakeGround, rng: random.Random) -> Session:
+    confirmed = rng.random() < 0.7
+    opened = await open_session_row(real.db, real.mine_id, confirmed=confirmed)
+    session = opened.session
+    fake.add_payment(session.customer_id, confirmed=confirmed, payment_request_id=session.payment_request_id)
+    fake.database.insert(opened, fake.mine_id)
+    return session
+
+
+async def pay_both(real: RealGround, fake: FakeGround, session: Session, rng: random.Random) -> str:
+    status = rng.choice(["confirmed", "confirmed", "confirmed", "pending"])
+    for_session = rng.random() < 0.5 and session.status is not SessionStatus.ENDED
+    payment = await real.pay(session, status, for_session=for_session)
+    fake.database.add_payment(
+        session.customer_id,
+        PaymentStatus(status),
+        payment_request_id=payment,
+        session_id=session.session_id if for_session else None,
+    )
+    return payment
+
+
+def random_event(rng: random.Random, session: Session, payments: list[str], at: Moment) -> Event:
+    at = max(at, session.running_since or 0)
+    due = max(at, session.deadline_at or 0)
+    config = LiveConfig(extension_default_action_on_timeout=rng.choice(list(TimeoutAction)))
+    extension_id = session.extension.extension_id if session.extension else new_id()
+    return rng.choice(
+        [
+            PaymentConfirmed(at=at),
+            PaymentFailed(at=at, config=config),
+            asks(session, rng.choice(payments or [new_id()]), at, config),
+            asks(session, rng.choice(payments or [new_id()]), at, config),
+            ExtensionAnswered(at=at, extension_id=extension_id, accepted=rng.random() < 0.5, config=config),
+            ExtensionCancelled(at=at, extension_id=extension_id, config=config),
+            DeadlineReached(at=due, config=config, reachability=rng.choice([THERE, None])),
+            DowntimeCredited(at=at, downtime_ms=rng.randint(0, 9_000), not_before=at + 10_000),
+            EndRequested(at=at, by=rng.choice(list(EndedBy))) if rng.random() < 0.3 else PaymentConfirmed(at=at),
+        ]
+    )
+
+
+async def outcome(ground: Ground, session: Session, decided: Step) -> str:
+    try:
+        await ground.mine.commit(session, decided, new_id(), PRESENT)
+    except StepOvertaken:
+        return "overtaken"
+    return "done"
+
+
+async def appended(ground: Ground, session_id: str, rows: Sequence[MessageRow]) -> str:
+    with trio.fail_after(10):
+        try:
+            await ground.log.append(session_id, 1, rows)
+        except StepOvertaken:
+            return "overtaken"
+    return "done"
