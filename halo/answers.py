@@ -31,6 +31,7 @@ from halo.events import (
     PaymentFailed,
     Reachability,
 )
+from halo.payment import PaymentStatus
 from halo.session import DecidedBy, Extension, ExtensionStatus, FailureCause, Party, Session
 
 
@@ -197,7 +198,7 @@ def _refused(
     after, said = _without_more_time(session, at, config, extension.refusal_outcome, cause)
     return after, (
         ResolveExtension(extension_id=extension.extension_id, status=status, decided_by=decided_by),
-        FailPayment(payment_request_id=extension.payment_request_id, cause=cause),
+        FailPayment(payment_request_id=extension.payment_request_id, cause=cause, expected=PaymentStatus.CONFIRMED),
         RecordFailure(cause=cause, extension_id=extension.extension_id),
         Send(frame=notices.extension_response(extension, decided_by, None)),
         said,

@@ -27,6 +27,15 @@ class Presence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Available:
+    """How many mitras could be asked for a session: online, not deactivated, fresh, and with room (S20)."""
+
+    count: int
+    as_of: Moment
+    """When they were counted; for the whole cluster once in a few seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reachability:
     """A verdict with its evidence; it goes on the timeline when a policy decides by it."""
 

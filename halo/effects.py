@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from halo import protocol
 from halo.clock import Moment
+from halo.payment import PaymentStatus
 from halo.session import DecidedBy, Extension, ExtensionStatus, FailureCause, Party, Session
 
 
@@ -33,6 +34,8 @@ class FailPayment:
 
     payment_request_id: str
     cause: FailureCause
+    expected: PaymentStatus | None = None
+    """What the decision rests on: a payment that is something else by now overtakes the step. None: whatever it is, it ends here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,3 +129,5 @@ class Step:
     event: str
     cause: str
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    credited_ms: int | None = None
+    """How much downtime it makes up for, when that is what it does."""

@@ -19,6 +19,7 @@ from halo.effects import (
     Send,
 )
 from halo.events import DeadlineReached, EndedBy, EndRequested, PaymentFailed
+from halo.payment import PaymentStatus
 from halo.session import DecidedBy, EndReason, ExtensionStatus, FailureCause, Session, SessionStatus
 
 
@@ -71,8 +72,9 @@ def _end(session: Session, at: Moment, reason: EndReason, time_left: TimeLeft, *
     if session.status is SessionStatus.PENDING_PAYMENT:
         # Nothing was charged yet; failed now, so that money which arrives late is refunded whole.
         why = _UNPAID.get(reason, FailureCause.SESSION_ENDED)
+        expected = PaymentStatus.PENDING if reason is EndReason.PAYMENT_TIMEOUT else None  # money that came just now is not late
         effects += [
-            FailPayment(payment_request_id=session.payment_request_id, cause=why),
+            FailPayment(payment_request_id=session.payment_request_id, cause=why, expected=expected),
             RecordFailure(cause=why, extension_id=None),
         ]
     if session.extension is not None:
@@ -97,5 +99,5 @@ def _end(session: Session, at: Moment, reason: EndReason, time_left: TimeLeft, *
                 refunded_ms=ended.refunded_ms,
             )
         )
-    effects.append(Send(frame=notices.ended(ended, reason)))
+    effects.append(Send(frame=notices.ended(ended)))
     return Decision(session=ended, effects=tuple(effects), cause=cause)

@@ -1,13 +1,13 @@
 """Every "no" that halo says: a code, an HTTP status, one sentence, and whether trying again can help.
 
 One root, `Refusal`; an exception's docstring is its message unless the raiser knows better. Codes are part of the contract with
-the apps (spec 4) and never change. Nothing here decides anything; the rules that raise these live in `halo/session.py`,
+the apps (spec 4) and never change. Nothing here decides anything; the rules that raise these live in `halo/rules.py`,
 `halo/extension.py` and the rooms of `halo/store`.
 
     Refusal
      ├─ invalid input:  ValidationFailed, FrameMalformed, UnknownFrameType, IdempotencyMismatch, PaymentMismatch
      ├─ who:            Unauthenticated, Forbidden, NotFound, OriginRefused, MitraDeactivated
-     ├─ state:          SessionNotActive, SessionPaused, InvalidState, PaymentInUse, ExtensionResolved, ExtensionLimit, …
+     ├─ state:          SessionNotActive, SessionIsPaused, InvalidState, PaymentInUse, ExtensionResolved, ExtensionLimit, …
      └─ try again:      RateLimited, Busy, StoreUnavailable, Draining
 """
 

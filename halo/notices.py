@@ -8,7 +8,7 @@ from typing import Literal
 
 from halo import protocol
 from halo.clock import Moment, rfc3339, rfc3339_or_none
-from halo.session import DecidedBy, EndReason, Extension, Session, ceil_seconds
+from halo.session import DecidedBy, Extension, Session, ceil_seconds
 
 
 def payment_pending(session: Session) -> protocol.PaymentPending:
@@ -51,9 +51,10 @@ def rerouting(session: Session) -> protocol.SessionRerouting:
     return protocol.SessionRerouting(session_id=session.session_id)
 
 
-def ended(session: Session, reason: EndReason) -> protocol.SessionEnded:
+def ended(session: Session) -> protocol.SessionEnded:
     """It is over, and why."""
-    return protocol.SessionEnded(session_id=session.session_id, end_reason=reason)
+    assert session.end_reason is not None  # given only once it has ended
+    return protocol.SessionEnded(session_id=session.session_id, end_reason=session.end_reason)
 
 
 def timer(session: Session, now: Moment) -> protocol.SessionTimer:

@@ -15,19 +15,40 @@ from halo.protocol import ExtensionState, Timestamp, Topic, Uuid
 from halo.resources import Amount, Currency, PaymentState
 
 
+class SweepState(msgspec.Struct, frozen=True, kw_only=True):
+    """One sweep of the node that answers: its last run."""
+
+    name: Literal["auto_offline", "heartbeat_mirror", "reseed"]
+    every_seconds: float
+    runs: int
+    failures: Annotated[int, Meta(description="runs with an error")]
+    last_run_at: Timestamp | None
+    duration_ms: int
+    rows: Annotated[int, Meta(description="what the last run wrote")]
+    error: str | None
+    waits_for: Annotated[
+        Literal["warm_up", "second_opinion"] | None, Meta(description="why it sets nobody, or not all, offline for now")
+    ]
+    found: Annotated[Mapping[str, int], Meta(description="counts by kind; of a reseed: the drift")]
+
+
 class Overview(msgspec.Struct, frozen=True, kw_only=True):
     """Counts of everything that lives."""
 
     server_time: Timestamp
     sessions: Annotated[Mapping[str, int], Meta(description="by status; of the ended, those of the last 24 hours")]
     mitras_total: int
-    mitras_online: int
+    mitras_online: Annotated[
+        int,
+        Meta(description="who said that they are online; more than available, for some of them are silent or have no room"),
+    ]
     mitras_deactivated: int
-    mitras_available: Annotated[int, Meta(description="online, active, reachable and with room")]
+    mitras_available: Annotated[int, Meta(description="online, active, reachable and with room: the same number as the beacon's, at most some seconds old")]
     pairings_searching: int
     pairing_failures_24h: Annotated[Mapping[str, int], Meta(description="by cause")]
     refunds_due: Annotated[Mapping[str, int], Meta(description="minor units by currency")]
     degraded: Annotated[bool, Meta(description="true while Valkey does not answer")]
+    sweeps: tuple[SweepState, ...] = ()
 
 
 class OperatedMitra(msgspec.Struct, frozen=True, kw_only=True):

@@ -112,7 +112,7 @@ API_ROUTES: tuple[Route, ...] = (
     Route("GET", "/api/offers", "open_offers", Who.MITRA, "Offers that stand open", answer=res.OpenOffers),
     Route("POST", "/api/offers/{offer_id}/accept", "accept_offer", Who.MITRA, "Take the session",
           answer=res.OfferAnswer, refusals=(no.NotFound, no.OfferResolved, no.CapacityExceeded, no.MitraDeactivated,
-          no.MitraOffline)),
+          no.MitraOffline), creates=True),
     Route("POST", "/api/offers/{offer_id}/decline", "decline_offer", Who.MITRA, "Leave it to others",
           answer=res.OfferAnswer, refusals=(no.NotFound, no.OfferResolved)),
     Route("GET", "/api/chat", "own_sessions", Who.USER, "One's own living sessions", answer=res.OwnSessions),

@@ -172,6 +172,7 @@ def step(session: Session, event: Event) -> Step:
         event=EVENT_NAMES[type(event)],
         cause=decision.cause,
         evidence={**decision.evidence, **_deadline_of(session, event)},
+        credited_ms=event.downtime_ms if isinstance(event, DowntimeCredited) else None,
     )
 
 

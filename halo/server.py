@@ -17,13 +17,12 @@ import structlog
 import trio
 from quart_trio import QuartTrio
 
-from halo.actors.heartbeats import mirror_heartbeats
+from halo.actors.deactivations import Deactivations
 from halo.actors.pairing import PairingDesk
 from halo.actors.registry import Registry
 from halo.actors.supervisor import RestartBudget, keep
 from halo.clock import Clock, SystemClock
-from halo.errors import Refusal, StoreUnavailable
-from halo.events import EndedBy
+from halo.errors import StoreUnavailable
 from halo.net.admission import UNAUTHENTICATED_AT_MOST, Gate, connections_affordable
 from halo.net.api import create_api
 from halo.net.connection import CLOSE_DEACTIVATED, CLOSE_UNAUTHENTICATED
@@ -50,8 +49,8 @@ log = structlog.get_logger(__name__)
 
 TAKE_UP_SECONDS: Final = 5.0
 """How often sessions of dead nodes are looked for: another node's are taken up within 20 s (S4)."""
-REVOCATIONS_OVERLAP_MS: Final = 5_000
-"""Each look goes back so far: a revocation is stamped before it is committed."""
+REVOCATIONS_OVERLAP_MS: Final = 15_000
+"""Each look goes back so far: a revocation is stamped up to 10 s before it is committed, by a clock that may be 2 s behind."""
 REVOCATIONS_SECONDS: Final = 0.5
 """How often other nodes' revocations are looked for: their sockets close within a second (X2)."""
 DAEMON_BUDGET: Final = RestartBudget(restarts=20, period_seconds=60)
@@ -132,7 +131,7 @@ class Server:
     async def _start_daemons(self, nursery: trio.Nursery, registry: Registry) -> None:
         """What must run before the first session is restored."""
         await nursery.start(self._flusher.serve, name="daemon flusher")
-        await nursery.start(self.parts.lease.serve, registry.credit_downtime, name="daemon lease")
+        await nursery.start(self.parts.lease.serve, registry.credit_downtime, registry.owes_downtime, name="daemon lease")
         await nursery.start(self.parts.connections.serve, name="daemon keepalive")
         nursery.start_soon(partial(keep, self.parts.journal.serve, "journal", DAEMON_BUDGET), name="daemon journal")
 
@@ -140,16 +139,18 @@ class Server:
         """What heals, mirrors and cleans beside the sessions; the mirror is seeded once they are restored (S35)."""
         parts = self.parts
         chores = {"auth_sessions": parts.auth_sessions.delete_ended, "idempotency_keys": parts.idempotency.delete_old}
-        heartbeat_seconds = parts.settings.heartbeat_mirror_interval_seconds
+        deactivations = Deactivations(registry, pairings, parts.sessions, parts.mitras)
         background: dict[str, Callable[[], Awaitable[object]]] = {
+            "beacon": parts.beacon.serve,
             "mirror": parts.mirror.serve,
             "capacities": parts.capacities.serve,
             "configuration": parts.configuration.serve,
-            "heartbeats": partial(mirror_heartbeats, parts.mirror, parts.mitras, heartbeat_seconds),
+            "deactivations": deactivations.serve,
             "housekeeping": partial(keep_house, parts.db, parts.clock, chores),
             "revocations": self._heed_revocations,
             "take-up": partial(self._take_up_orphans, registry, pairings),
         }
+        background.update({f"sweep {sweep.report.name}": sweep.serve for sweep in parts.sweeps})
         for name, daemon in background.items():
             nursery.start_soon(partial(keep, daemon, name, DAEMON_BUDGET), name=f"daemon {name}")
 
@@ -161,15 +162,12 @@ class Server:
         log.info("restored", sessions=restored, searches=await pairings.restore())
 
     async def _take_up_orphans(self, registry: Registry, pairings: PairingDesk) -> NoReturn:
-        """Sessions of dead nodes, and sessions whose mitra was deactivated by a node that died before it could end them."""
+        """Sessions and searches of dead nodes."""
         while True:
             with contextlib.suppress(StoreUnavailable):  # tried again in five seconds
                 if not self._draining:
                     await registry.restore()
                     await pairings.restore()
-                    for session_id in await self.parts.sessions.list_without_active_mitra():
-                        with contextlib.suppress(Refusal):  # ended meanwhile, or busy: it will be listed again
-                            await registry.end(session_id, EndedBy.DEACTIVATION, user_id=None)
             await trio.sleep(TAKE_UP_SECONDS)
 
     async def _heed_revocations(self) -> NoReturn:
@@ -238,7 +236,8 @@ class Server:
         log.info("draining", sessions=len(registry), sockets=len(connections))
         self._draining = True
         http_stop.set()
-        await registry.drain()
+        with trio.move_on_after(self.parts.settings.drain_seconds / 2):  # everybody is told when to return, also when one actor hangs
+            await registry.drain()
         connections.send_all_away(0, RECONNECT_SPREAD_MS, "draining")
         await connections.wait_empty()
 

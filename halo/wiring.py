@@ -13,10 +13,12 @@ from halo.actors.pairing import DeskPorts, PairingDesk
 from halo.actors.ports import Ports
 from halo.actors.registry import Registry
 from halo.actors.search import SearchPorts
+from halo.actors.sweeps import AutoOffline, HeartbeatMirror, Reseed, Sweep
 from halo.clock import Clock
 from halo.config import LiveConfig
 from halo.events import Reachability
 from halo.metrics import Figure, Figures, new_registry
+from halo.net.beacon import Beacon
 from halo.net.chat import ChatRoom
 from halo.net.connection import Limits
 from halo.net.connections import Connections
@@ -29,6 +31,8 @@ from halo.net.websocket import Doorkeeper
 from halo.payment import Payment
 from halo.settings import Settings
 from halo.store.auth_sessions import AuthSessions
+from halo.store.available import AvailableMitras
+from halo.store.available_twin import AvailableTwin
 from halo.store.capacities import Capacities
 from halo.store.configuration import Configuration
 from halo.store.idempotency import Idempotency
@@ -39,13 +43,15 @@ from halo.store.mitras import Mitras
 from halo.store.nodes import NodeLease
 from halo.store.offers import Offers
 from halo.store.operators import Operators
-from halo.store.pairings import AvailableMitras, Pairings
+from halo.store.pairings import Pairings
 from halo.store.payments import Payments
 from halo.store.postgres import Postgres
 from halo.store.sessions import Sessions
+from halo.store.sweeps import SweepRows
 
-COUNTED_AT_MOST: Final = 10_000
-"""Available mitras that the beacon counts: beyond it a customer learns nothing."""
+MISSED_CYCLES: Final = 2
+"""Postgres hears of a heartbeat once a mirror cycle, and one cycle may fail: while it stands in for Valkey, nobody who is fresh may be
+passed over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,10 +123,28 @@ class Parts:
         self.auth_sessions = AuthSessions(db, clock)
         self.idempotency = Idempotency(db)
         self.configuration = Configuration(LiveConfigStore(db))
-        self.capacities = Capacities(self.sessions, mirror)
+        self.capacities = Capacities(mirror)
         self.outside = Outside(self.capacities, self.connections)
         self.presence = Presence(self.mitras, mirror, clock)
-        self.available = AvailableMitras(db, clock, round(settings.mitra_heartbeat_stale_seconds * 1000))
+        self.available = self._make_available()
+        self.beacon = Beacon(self.available)
+
+        self.sweeps = self._make_sweeps(SweepRows(db))
+
+    def _make_sweeps(self, rows: SweepRows) -> tuple[Sweep, ...]:
+        settings, mirror, clock = self.settings, self.mirror, self.clock
+        auto_offline = AutoOffline(mirror, rows, clock, round(settings.mitra_heartbeat_stale_seconds * 1000))
+        return (
+            Sweep("auto_offline", auto_offline, settings.mitra_auto_offline_sweep_seconds, clock),
+            Sweep("heartbeat_mirror", HeartbeatMirror(mirror, rows), settings.heartbeat_mirror_interval_seconds, clock),
+            Sweep("reseed", Reseed(mirror), settings.valkey_online_mirror_sweep_seconds, clock),
+        )
+
+    def _make_available(self) -> AvailableMitras:
+        stale_after_ms = round(self.settings.mitra_heartbeat_stale_seconds * 1000)
+        lag_ms = round(MISSED_CYCLES * self.settings.heartbeat_mirror_interval_seconds * 1000)
+        twin = AvailableTwin(self.db, self.clock, stale_after_ms, lag_ms)
+        return AvailableMitras(self.mirror, twin, self.clock, stale_after_ms)
 
     def actor_ports(self) -> Ports:
         return Ports(
@@ -162,6 +186,7 @@ class Parts:
             pairings=pairings,
             offers=pairings,
             sessions=registry,
+            beacon=self.beacon,
         )
         return Doorkeeper(
             tokens=self.tokens,
@@ -173,9 +198,6 @@ class Parts:
         )
 
     def desk(self, registry: Registry, pairings: PairingDesk, doors: dict[str, Door], state: State) -> Desk:
-        async def count_available() -> int:
-            return len(await self.available.find_available(COUNTED_AT_MOST, ()))
-
         return Desk(
             settings=self.settings,
             clock=self.clock,
@@ -192,9 +214,10 @@ class Parts:
             sessions=registry,
             messages=self.sessions,
             connections=self.connections,
-            count_available=count_available,
+            availability=self.available,
             operators=Operators(self.db),
             metrics=new_registry(self._figures(registry, pairings, doors)),
+            sweeps=lambda: [sweep.report for sweep in self.sweeps],
             store_answers=self.db.healthy,
             starting=lambda: not state.is_ready(),
             draining=state.is_draining,
@@ -238,6 +261,12 @@ class Parts:
                     is_counter=True,
                 ),
                 Figure(
+                    "availability_counts",
+                    "Counts of all available mitras, for the whole cluster.",
+                    lambda: self.available.counts,
+                    is_counter=True,
+                ),
+                Figure(
                     "clock_skew_seconds", "This node's clock ahead of Postgres'.", lambda: self.lease.skew_ms / 1000
                 ),
                 Figure(
@@ -249,4 +278,5 @@ class Parts:
             ],
             lambda: (actor.session.status for actor in registry),
             {name: door.faults for name, door in doors.items()},
+            lambda: [sweep.report for sweep in self.sweeps],
         )

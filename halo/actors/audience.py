@@ -47,6 +47,13 @@ class Audience:
                     encoded = protocol.encode(frame)
                 ear.send(encoded)
 
+    def hint(self, frame: protocol.Typing | protocol.Read, *, to: Party) -> None:
+        """Pass on what is worth nothing a moment later."""
+        encoded = protocol.encode(frame)
+        for ear in tuple(self._ears):
+            if ear.party is to:
+                ear.hint(encoded)
+
     def close(self, code: int) -> None:
         for ear in tuple(self._ears):
             ear.close(code)

@@ -57,11 +57,13 @@ class Answer(Generic[T]):
 
 
 class Ear(Protocol):
-    """A socket on a chat: `send` never waits, and what it cannot take closes it."""
+    """A socket on a chat: `send` never waits, and what it cannot take closes it; a `hint` may be dropped."""
 
     party: Party
 
     def send(self, frame: bytes) -> None: ...
+
+    def hint(self, frame: bytes) -> None: ...
 
     def close(self, code: int) -> None: ...
 

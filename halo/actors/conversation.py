@@ -101,7 +101,9 @@ class Conversation:
         refusal = refuse_message(session.status)
         at = self._ports.clock.now()
         earlier = {
-            (item.speaker.party.value, item.id): await self._ports.messages.find_message(self._session_id, item.speaker.party.value, item.id)
+            (item.speaker.party.value, item.id): await self._ports.messages.find_message(
+                self._session_id, item.speaker.party.value, item.id
+            )
             for item in said
             if known.may_hold(item.speaker.party.value, item.id)
         }

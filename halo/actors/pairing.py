@@ -5,7 +5,7 @@ under way is shielded from its caller: a socket that closes in the middle of an 
 its actor. It must never decide a race by what it has in memory. Read next: `halo/actors/search.py`, `halo/pairing.py`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import uuid4
@@ -39,17 +39,30 @@ class PairingRows(Protocol):
 class OrphanRows(Protocol):
     """Searches that nobody keeps."""
 
-    async def take_up(self, not_before: Moment) -> list[str]: ...
+    async def take_up(self, not_before: Moment, kept: Collection[str]) -> list[str]: ...
+
+
+class OpenedBefore(Protocol):
+    """The session that this mitra's first yes to the offer has opened, as it is by now."""
+
+    @property
+    def session_id(self) -> str: ...
+
+    @property
+    def status(self) -> str: ...
 
 
 class Answered(Protocol):
-    """An accept that was not refused; `opened` is None when the payment had failed, and the search with it."""
+    """An accept that was not refused: a session `opened` now, or `before`; neither when the payment had failed, and the search with it."""
 
     @property
     def pairing_id(self) -> str: ...
 
     @property
     def opened(self) -> Step | None: ...
+
+    @property
+    def before(self) -> OpenedBefore | None: ...
 
 
 class AnswerRows(Protocol):
@@ -105,7 +118,7 @@ class PairingDesk:
         What has run out meanwhile waits `reconnect_grace_seconds`. Raises StoreUnavailable.
         """
         pairing_ids = await self._ports.orphans.take_up(
-            self._clock.now() + self._config().reconnect_grace_seconds * 1000
+            self._clock.now() + self._config().reconnect_grace_seconds * 1000, tuple(self._searchers)
         )
         for pairing_id in pairing_ids:
             self._nudge(pairing_id)
@@ -177,7 +190,7 @@ class PairingDesk:
         return await self._ports.offers.list_open(mitra_id)
 
     async def accept(self, offer_id: str, mitra_id: str) -> tuple[str, str]:
-        """The mitra's yes: the id and the status of the session that it has opened.
+        """The mitra's yes: the id and the status of the session that it has opened, also when the winner says it again.
 
         Raises:
             NotFound: the offer is not this mitra's.
@@ -208,12 +221,23 @@ class PairingDesk:
                 for pairing_id in asked:
                     self._searcher(pairing_id).unopened.pop(session_id, None)
                 raise
+            if answered.before is not None:
+                return await self._opened_before(answered.pairing_id, answered.before, session_id)
             searcher = self._searcher(answered.pairing_id)
             await searcher.open_session(session_id)
             searcher.wake()
         if answered.opened is None:
             raise OfferResolved("The customer's payment has failed.")
         return answered.opened.session.session_id, answered.opened.session.status.value
+
+    async def _opened_before(self, pairing_id: str, before: OpenedBefore, session_id: str) -> tuple[str, str]:
+        """The answer to the winner's repeat. Its first answer may have been lost with the actor not started yet."""
+        searcher = self._searchers.get(pairing_id)
+        if searcher is not None:
+            if before.session_id != session_id:  # decided for a commit that never came; the rows have another
+                searcher.unopened.pop(session_id, None)
+            await searcher.open_session(before.session_id)
+        return before.session_id, before.status
 
     async def decline(self, offer_id: str, mitra_id: str) -> None:
         """The mitra's no, once or repeated.
@@ -225,6 +249,10 @@ class PairingDesk:
         """
         with trio.CancelScope(shield=True):
             self._nudge(await self._ports.answers.decline(offer_id, mitra_id, self._clock.now()))
+
+    def asked(self) -> set[str]:
+        """The mitras whom a search of this node is asking."""
+        return set[str]().union(*(searcher.asked() for searcher in self._searchers.values()))
 
     async def rescind_for(self, mitra_id: str) -> None:
         """Withdraw every open offer of a mitra who was deactivated. Raises StoreUnavailable."""

@@ -5,8 +5,10 @@ tests pass the same contract tests. Read next: `halo/actors/session.py`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import trio
 
 from halo import protocol
 from halo.clock import Clock, Moment
@@ -15,6 +17,9 @@ from halo.effects import Step
 from halo.events import Reachability
 from halo.payment import Payment
 from halo.session import Extension, Party, Session
+
+UNASKED_AT_ONCE: Final = 4
+"""Half of the pool's connections; the other half is for people."""
 
 
 class StoredSession(Protocol):
@@ -103,3 +108,5 @@ class Ports:
     facts: Facts
     lease: Lease
     outside: Outside
+    turns: trio.Semaphore = field(default_factory=lambda: trio.Semaphore(UNASKED_AT_ONCE))
+    """For what nobody asked for: ten thousand sessions with a deadline or a credit at once must not crowd out those who ask."""

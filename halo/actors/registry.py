@@ -6,6 +6,7 @@ mailbox. Read next: `halo/actors/session.py`.
 """
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import structlog
@@ -35,15 +36,19 @@ from halo.errors import (
     NotFound,
     OwnershipLost,
     SessionNotActive,
+    StepOvertaken,
     StoreUnavailable,
 )
-from halo.events import EndedBy
+from halo.events import DowntimeCredited, EndedBy
 from halo.extension import Asked
-from halo.session import Extension, SessionStatus
+from halo.rules import step
+from halo.session import Extension, Session, SessionStatus
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
+LATE_MS = 1_000
+"""An actor that starts so long after its session was opened makes up for it; what is less is the way of a commit."""
 TAKE_UP_PAGE = 2_000
 """Sessions taken up in one statement: some 50 ms, so that a large restore never holds the event loop for long."""
 
@@ -65,6 +70,8 @@ class Ownership(Protocol):
 
     async def list_strays(self, kept: Collection[str]) -> Sequence[TakenUp]: ...
 
+    async def commit_credits(self, owed: Sequence[Step]) -> None: ...
+
     async def list_living_of(self, user_id: str) -> list[str]: ...
 
 
@@ -75,12 +82,16 @@ class Registry:
     Error handling: every public method raises `Refusal`s only.
     """
 
-    def __init__(self, nursery: trio.Nursery, ports: Ports, ownership: Ownership, budget: RestartBudget | None = None) -> None:
+    def __init__(
+        self, nursery: trio.Nursery, ports: Ports, ownership: Ownership, budget: RestartBudget | None = None
+    ) -> None:
         self._nursery = nursery
         self._ports = ports
         self._ownership = ownership
         self._budget = budget or RestartBudget()
         self._actors: dict[str, SessionActor] = {}
+        self._running = 0
+        """Actors with a task; a parked one has none any more, and stays listed."""
         self._all_gone = trio.Event()
         self.draining = False
 
@@ -107,30 +118,60 @@ class Registry:
                 self._keep_again(stray)
                 count += 1
         while page := await self._ownership.take_up(TAKE_UP_PAGE):
-            for taken in page:
-                self._keep_again(taken)
+            for stored in await self._credited(page):
+                self._start(stored)
                 await trio.lowlevel.checkpoint()
             count += len(page)
         return count
 
+    async def _credited(self, page: Sequence[TakenUp]) -> list[StoredSession]:
+        """The sessions of `page` with their downtime made good, in one transaction: nobody is connected yet who could be told.
+
+        Where that cannot be had each is started as it is, and owes it.
+        """
+        now = self._ports.clock.now()
+        not_before = now + self._ports.facts.config().reconnect_grace_seconds * 1000
+        owed = [
+            step(
+                taken.stored.session,
+                DowntimeCredited(at=now, downtime_ms=max(0, now - taken.last_kept_at), not_before=not_before),
+            )
+            for taken in page
+        ]
+        try:
+            await self._ownership.commit_credits(owed)
+        except (StepOvertaken, StoreUnavailable):
+            for taken in page:
+                self._keep_again(taken)
+            return []
+        return [_Taken(credit.session, taken.stored.last_seq) for credit, taken in zip(owed, page, strict=True)]
+
     def _keep_again(self, taken: TakenUp) -> None:
-        downtime_ms = max(0, self._ports.clock.now() - taken.last_kept_at)
-        self._start(taken.stored).owe_downtime(downtime_ms)
+        self._start(taken.stored).owe_downtime(taken.last_kept_at, self._ports.clock.now())
 
     async def opened(self, decided: Step) -> None:
         """Start the actor of a session that has just been committed."""
         if decided.session.session_id not in self._actors:
-            self._start(_Opened(decided))
+            actor = self._start(_Taken(decided.session, 0), decided.at)
+            if (
+                late := self._ports.clock.now()
+            ) - decided.at > LATE_MS:  # the answer of its commit was lost for a while
+                actor.owe_downtime(decided.at, late)
         self._ports.outside.capacity_changed(decided.session.mitra_id)
 
-    def _start(self, stored: StoredSession) -> SessionActor:
-        actor = SessionActor(stored.session, stored.last_seq, self._ports)
+    def _start(self, stored: StoredSession, stepped_at: Moment = 0) -> SessionActor:
+        actor = SessionActor(stored.session, stored.last_seq, self._ports, stepped_at)
         earlier = self._actors.get(actor.session.session_id)
-        if earlier is not None:  # taken from ourselves after the lease was lost: the older incarnation has a stale epoch
+        if (
+            earlier is not None
+        ):  # taken from ourselves after the lease was lost: the older incarnation has a stale epoch
             earlier.audience.send(protocol.Reconnect(after_ms=0, reason="moved"))
             earlier.audience.close(CLOSE_COME_BACK)
             earlier.mailbox.put(Stop(), urgent=True)
         self._actors[actor.session.session_id] = actor
+        if self.draining:  # it was committed while the others were told to stop
+            actor.mailbox.put(Stop(), urgent=True)
+        self._running += 1
         self._nursery.start_soon(self._keep, actor, name=f"session {actor.session.session_id}")
         return actor
 
@@ -161,26 +202,33 @@ class Registry:
             actor.retire(ActorFault)
 
         try:
-            await supervise(run, name="session", recover=recover, parked=parked, budget=self._budget, session_id=session_id)
+            await supervise(
+                run, name="session", recover=recover, parked=parked, budget=self._budget, session_id=session_id
+            )
         finally:
             if not actor.is_parked:
                 actor.retire(SessionNotActive if actor.session.status is SessionStatus.ENDED else Draining)
                 if self._actors.get(session_id) is actor:
                     del self._actors[session_id]
-                if self.draining and all(other.is_parked for other in self._actors.values()):
-                    self._all_gone.set()
+            self._running -= 1
+            if self.draining and not self._running:
+                self._all_gone.set()
 
-    def credit_downtime(self, downtime_ms: int) -> None:
-        """No clock was kept on this node for so long: every session of it gets the time back."""
+    def credit_downtime(self, since: Moment, until: Moment) -> None:
+        """No clock was kept on this node meanwhile: every session of it gets the time back."""
         for actor in self:
-            actor.owe_downtime(downtime_ms)
+            actor.owe_downtime(since, until)
+
+    def owes_downtime(self) -> bool:
+        """Whether some credit is not written down yet."""
+        return any(actor.owes_downtime and not actor.is_parked for actor in self)
 
     async def drain(self) -> None:
         """Every actor finishes the step in hand and returns; the caller bounds the time."""
         self.draining = True
         for actor in self:
             actor.mailbox.put(Stop(), urgent=True)
-        if any(not actor.is_parked for actor in self):  # a parked one has stopped already, and stays listed
+        if self._running:
             await self._all_gone.wait()
 
     # ---- the door
@@ -198,14 +246,27 @@ class Registry:
         return view
 
     async def living_of(self, user_id: str) -> list[View]:
-        return [await self.view(session_id, user_id=user_id) for session_id in await self._ownership.list_living_of(user_id)]
+        return [
+            await self.view(session_id, user_id=user_id) for session_id in await self._ownership.list_living_of(user_id)
+        ]
 
     async def request_extension(
-        self, session_id: str, *, customer_id: str, duration_minutes: int | None, price: int | None, payment_request_id: str | None
+        self,
+        session_id: str,
+        *,
+        customer_id: str,
+        duration_minutes: int | None,
+        price: int | None,
+        payment_request_id: str | None,
     ) -> Extension:
         """The pending extension."""
         answer: Answer[Extension] = Answer()
-        asked = Asked(customer_id=customer_id, duration_minutes=duration_minutes, price=price, payment_request_id=payment_request_id)
+        asked = Asked(
+            customer_id=customer_id,
+            duration_minutes=duration_minutes,
+            price=price,
+            payment_request_id=payment_request_id,
+        )
         try:
             return await self._ask(session_id, customer_id, RequestExtension(asker=answer, asked=asked), answer)
         except NotFound as stranger:
@@ -213,7 +274,9 @@ class Registry:
                 raise  # the payment was not found
             raise SessionNotActive from stranger  # unknown, ended and somebody else's look alike (spec 2, the asking table; spec 7)
 
-    async def respond_extension(self, session_id: str, extension_id: str, *, mitra_id: str, accepted: bool) -> Extension:
+    async def respond_extension(
+        self, session_id: str, extension_id: str, *, mitra_id: str, accepted: bool
+    ) -> Extension:
         """The extension as it was decided."""
         answer: Answer[Extension] = Answer()
         command = AnswerExtension(asker=answer, mitra_id=mitra_id, extension_id=extension_id, accepted=accepted)
@@ -223,7 +286,10 @@ class Registry:
         """The extension, `cancelled`."""
         answer: Answer[Extension] = Answer()
         return await self._ask(
-            session_id, customer_id, CancelExtension(asker=answer, customer_id=customer_id, extension_id=extension_id), answer
+            session_id,
+            customer_id,
+            CancelExtension(asker=answer, customer_id=customer_id, extension_id=extension_id),
+            answer,
         )
 
     async def end(self, session_id: str, by: EndedBy, *, user_id: str | None) -> View:
@@ -248,7 +314,9 @@ class Registry:
     async def _refuse_absent(self, session_id: str, user_id: str | None, command: Command) -> None:
         view = await self.view(session_id, user_id=user_id)
         if view.session.status is not SessionStatus.ENDED:  # living, but not here (yet)
-            raise Draining if self.draining else StoreUnavailable("The session is being taken up; try again in a moment.")
+            raise (
+                Draining if self.draining else StoreUnavailable("The session is being taken up; try again in a moment.")
+            )
         if isinstance(command, AnswerExtension | CancelExtension):
             if await self._ports.rows.find_extension(session_id, command.extension_id) is None:
                 raise NotFound("This session has no such extension.")
@@ -262,10 +330,9 @@ class Registry:
         return View(session=stored.session, last_seq=stored.last_seq)
 
 
-class _Opened:
-    """A session that has no messages yet."""
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """A session as it was committed last, here."""
 
-    last_seq = 0
-
-    def __init__(self, decided: Step) -> None:
-        self.session = decided.session
+    session: Session
+    last_seq: int

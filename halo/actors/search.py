@@ -97,8 +97,12 @@ class Searcher:
         """The rows may have changed."""
         self._woken.set()
 
+    def asked(self) -> set[str]:
+        """The mitras whose answer is awaited."""
+        return {offer.mitra_id for offer in self._known.values() if offer.status is OfferStatus.OPEN}
+
     def is_asking(self, mitra_id: str) -> bool:
-        return any(offer.mitra_id == mitra_id and offer.status is OfferStatus.OPEN for offer in self._known.values())
+        return mitra_id in self.asked()
 
     async def run(self) -> None:
         """Until the search is resolved and everybody knows."""

@@ -16,7 +16,7 @@ import structlog
 import trio
 
 from halo import extension as asking
-from halo import protocol
+from halo import notices, protocol
 from halo.actors.audience import Audience
 from halo.actors.commands import (
     AnswerExtension,
@@ -35,6 +35,7 @@ from halo.actors.commands import (
 from halo.actors.conversation import Conversation, TailUnknown
 from halo.actors.mailbox import Mailbox
 from halo.actors.ports import Ports
+from halo.clock import Moment
 from halo.effects import ResolveExtension, Send, Step
 from halo.errors import (
     ActorFault,
@@ -59,7 +60,7 @@ from halo.events import (
     PaymentFailed,
 )
 from halo.payment import PaymentStatus
-from halo.rules import EVENT_NAMES, step, timer_frame
+from halo.rules import step, timer_frame
 from halo.session import Extension, Party, Session, SessionStatus
 from halo.timers import next_timer
 
@@ -82,9 +83,9 @@ class SessionActor:
     """
 
     __slots__ = ("_alarm", "_alarm_at", "_in_hand", "_last_timer_at", "_owed_ms", "_payment_unseen", "_ports", "_retry_at",
-                 "_uncertain", "_unspoken", "audience", "conversation", "mailbox", "retired", "session")  # fmt: skip
+                 "_stepped_at", "_uncertain", "_unspoken", "audience", "conversation", "mailbox", "retired", "session")  # fmt: skip
 
-    def __init__(self, session: Session, last_seq: int, ports: Ports) -> None:
+    def __init__(self, session: Session, last_seq: int, ports: Ports, stepped_at: Moment = 0) -> None:
         self.session = session
         self.audience = Audience()
         self.conversation = Conversation(session.session_id, last_seq, self.audience, ports)
@@ -98,8 +99,10 @@ class SessionActor:
         """Set while something waits for the store to come back: a deadline, a credit, or the outcome of a commit."""
         self._owed_ms: int | None = None
         """Downtime that is not credited yet; nothing else is decided before it is (T3)."""
-        self._payment_unseen = False
-        """A payment was settled, and the store was away when it was looked for."""
+        self._stepped_at = stepped_at
+        """When the last step was decided here: what no clock was kept for before is on the session's accounts already."""
+        self._payment_unseen = session.status in {SessionStatus.PENDING_PAYMENT, SessionStatus.EXTENDING}
+        """A payment may have been settled while nobody looked: at a start, or while the store was away."""
         self._last_timer_at = ports.clock.now()
         self._in_hand: list[Item] = []
         self._uncertain = False
@@ -110,8 +113,17 @@ class SessionActor:
     # ---- for the sockets: synchronous, so that what is seen and what is heard fit together without a gap
 
     def join(self, ear: Ear) -> View:
-        """From now on `ear` hears everything; the view is the moment before the first thing that it will hear."""
+        """From now on `ear` hears everything; the view is the moment before the first thing that it will hear.
+
+        Who comes after the last word hears it now: the handshake took its time.
+        """
         self.audience.join(ear)
+        if self.session.status is SessionStatus.ENDED:
+            ear.send(protocol.encode(notices.ended(self.session)))
+            ear.close(CLOSE_DONE)
+        elif self.retired is not None and not self.is_parked:
+            ear.send(protocol.encode(protocol.Reconnect(after_ms=0, reason="moved")))
+            ear.close(CLOSE_COME_BACK)
         return self.view()
 
     def view(self) -> View:
@@ -127,10 +139,14 @@ class SessionActor:
             raise _too_late(item, self.retired())
         self.mailbox.put(item)
 
-    def owe_downtime(self, downtime_ms: int) -> None:
-        """Nobody kept this session's clock for so long: credit it before anything else, whatever waits already."""
-        self._owed_ms = (self._owed_ms or 0) + downtime_ms
+    def owe_downtime(self, since: Moment, until: Moment) -> None:
+        """Nobody kept this session's clock meanwhile: credit it before anything else, whatever waits already."""
+        self._owed_ms = (self._owed_ms or 0) + max(0, until - max(since, self._stepped_at))
         self.mailbox.put(Due(), urgent=True)
+
+    @property
+    def owes_downtime(self) -> bool:
+        return self._owed_ms is not None
 
     @property
     def is_parked(self) -> bool:
@@ -147,6 +163,8 @@ class SessionActor:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._ring, name=f"alarm of {self.session.session_id}")
             self._set_alarm()
+            if self._payment_unseen:
+                self.mailbox.put(Due(), urgent=True)
             await self._work()
             nursery.cancel_scope.cancel()
 
@@ -244,7 +262,9 @@ class SessionActor:
                 self._ring_soon()
             else:
                 item.asker.refused(refusal)
-                if self._uncertain:  # it may have been done: a deadline of it must not wait for the next thing that happens
+                if (
+                    self._uncertain
+                ):  # it may have been done: a deadline of it must not wait for the next thing that happens
                     self._ring_soon()
 
     def _ring_soon(self) -> None:
@@ -261,7 +281,9 @@ class SessionActor:
             found = await self._ports.facts.find_payment(named) if named else None
             payment = asking.check(self.session, item.asked, found, config)
             now = self._ports.clock.now()
-            return ExtensionRequested(at=now, extension=asking.request(self.session, payment, extension_id, now, config))
+            return ExtensionRequested(
+                at=now, extension=asking.request(self.session, payment, extension_id, now, config)
+            )
 
         _, decided = await self._decide_now(gather)
         assert decided.session.extension is not None  # the rule put it there
@@ -272,7 +294,9 @@ class SessionActor:
             if item.mitra_id != self.session.mitra_id:
                 raise NotFound
             now = self._ports.clock.now()
-            return ExtensionAnswered(at=now, extension_id=item.extension_id, accepted=item.accepted, config=self._ports.facts.config())
+            return ExtensionAnswered(
+                at=now, extension_id=item.extension_id, accepted=item.accepted, config=self._ports.facts.config()
+            )
 
         return await self._resolve_extension(gather, item.extension_id)
 
@@ -309,25 +333,36 @@ class SessionActor:
 
     async def _on_alarm(self) -> None:
         self._retry_at = None
+        if self._uncertain or self._owed_ms is not None or self._payment_unseen or self._is_due():
+            async with self._ports.turns:
+                await self._catch_up()
+        timer = next_timer(self.session, self._last_timer_at, self._ports.facts.config())
+        now = self._ports.clock.now()
+        if timer is not None and now >= timer and not self._is_due():
+            self._last_timer_at = now
+            self.audience.send(timer_frame(self.session, now))
+        self._set_alarm()
+
+    def _is_due(self) -> bool:
+        return self.session.deadline_at is not None and self._ports.clock.now() >= self.session.deadline_at
+
+    async def _catch_up(self) -> None:
+        """What nobody asks for, in the order in which it became true: the row, what is owed, the payment, the deadline."""
         if self._uncertain:
             await self._reload()
         await self._credit()
         if self._payment_unseen:
             await self._settle_payment(at_deadline=False)
-        now = self._ports.clock.now()
-        if self.session.deadline_at is not None and now >= self.session.deadline_at:
-            if not self._ports.lease.keeps_clocks():  # the store was away: the downtime is credited before anything falls due
-                self._retry_at = now + AWAY_RETRY_MS
-            elif self.session.status is SessionStatus.PENDING_PAYMENT:
-                await self._settle_payment(at_deadline=True)
-            else:
-                await self._decide(self._deadline_facts)
+        if not self._is_due():
+            return
+        if (
+            not self._ports.lease.keeps_clocks()
+        ):  # the store was away: the downtime is credited before anything falls due
+            self._retry_at = self._ports.clock.now() + AWAY_RETRY_MS
+        elif self.session.status is SessionStatus.PENDING_PAYMENT:
+            await self._settle_payment(at_deadline=True)
         else:
-            timer = next_timer(self.session, self._last_timer_at, self._ports.facts.config())
-            if timer is not None and now >= timer:
-                self._last_timer_at = now
-                self.audience.send(timer_frame(self.session, now))
-        self._set_alarm()
+            await self._decide(self._deadline_facts)
 
     async def _deadline_facts(self) -> Event | None:
         reachability = None
@@ -393,13 +428,18 @@ class SessionActor:
             Refusal: the rules say no, or the store is away; nothing was said.
         """
         await self._credit()
+        if (
+            not self._ports.lease.keeps_clocks()
+        ):  # the store was away, and how long is not known yet: nothing may be settled by this clock
+            raise StoreUnavailable
         return await self._commit(gather)
 
     async def _commit(self, gather: Callable[[], Awaitable[Event | None]]) -> tuple[Session, Step] | None:
         for attempt in range(OVERTAKEN_MAX):
             if self._uncertain:
                 await self._reload()
-            event = (await self._extension_unpaid() if attempt else None) or await gather()
+            void = await self._extension_unpaid() if attempt else None
+            event = void or await gather()
             if event is None:
                 return None
             before = self.session
@@ -412,7 +452,8 @@ class SessionActor:
                 continue
             self._uncertain, self._unspoken = False, None
             self._adopt(decided)
-            return before, decided
+            if void is None:
+                return before, decided
         raise Busy
 
     async def _decide_now(self, gather: Callable[[], Awaitable[Event]]) -> tuple[Session, Step]:
@@ -424,10 +465,11 @@ class SessionActor:
     def _adopt(self, decided: Step) -> None:
         """The step is durable: it is the truth from now on, and may be spoken of."""
         before, self.session = self.session, decided.session
+        self._stepped_at = decided.at
         if self.session.status is SessionStatus.ACTIVE and before.status is not SessionStatus.ACTIVE:
             self._last_timer_at = decided.at
-        if decided.event == EVENT_NAMES[DowntimeCredited]:
-            self._owed_ms = ((self._owed_ms or 0) - decided.evidence["downtime_ms"]) or None
+        if decided.credited_ms is not None:
+            self._owed_ms = ((self._owed_ms or 0) - decided.credited_ms) or None
             self._last_timer_at = decided.at  # the step says what the clock says; no warning of the past comes after it
         for effect in decided.effects:
             if isinstance(effect, Send):
@@ -458,7 +500,7 @@ class SessionActor:
         if unspoken is not None and stored.session.version == unspoken.session.version:
             self._adopt(unspoken)
         elif stored.session.status is SessionStatus.ENDED and self.session.status is not SessionStatus.ENDED:
-            self.audience.send(protocol.SessionEnded(session_id=self.session.session_id, end_reason=stored.session.end_reason or ""))
+            self.audience.send(notices.ended(stored.session))
             self.audience.close(CLOSE_DONE)
         self.session = stored.session
         await self.conversation.catch_up(stored.last_seq)
@@ -484,9 +526,14 @@ class SessionActor:
         """To the deadline or the next timer, whichever comes first."""
         moments = [self._retry_at]
         if self._retry_at is None:
-            moments = [self.session.deadline_at, next_timer(self.session, self._last_timer_at, self._ports.facts.config())]
+            moments = [
+                self.session.deadline_at,
+                next_timer(self.session, self._last_timer_at, self._ports.facts.config()),
+            ]
         soonest = min((moment for moment in moments if moment is not None), default=None)
-        self._alarm_at = inf if soonest is None else trio.current_time() + max(0, soonest - self._ports.clock.now()) / 1000
+        self._alarm_at = (
+            inf if soonest is None else trio.current_time() + max(0, soonest - self._ports.clock.now()) / 1000
+        )
         if self._alarm is not None:
             self._alarm.deadline = self._alarm_at
 

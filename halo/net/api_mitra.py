@@ -35,7 +35,8 @@ def mitra_handlers(desk: Desk) -> dict[str, Handler]:
         return await status_of(await desk.mitras.load_status(call.user.user_id))
 
     async def beacon(call: Call) -> BeaconState:  # noqa: ARG001  # the same for every customer
-        return BeaconState(available_mitras=await desk.count_available(), as_of=rfc3339(desk.clock.now()))
+        available = await desk.availability.count_available()
+        return BeaconState(available_mitras=available.count, as_of=rfc3339(available.as_of))
 
     async def open_offers(call: Call) -> OpenOffers:
         offers = await desk.pairings.list_offers(call.user.user_id)

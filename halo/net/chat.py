@@ -99,11 +99,11 @@ class ChatConnection(Connection):
             case protocol.SendMessage():
                 actor.hand_in(Said(self, frame.id, frame.body))
             case protocol.SetTyping():
-                actor.audience.send(protocol.Typing(sender=self.party.value, on=frame.on), to=_other(self.party))
+                actor.audience.hint(protocol.Typing(sender=self.party.value, on=frame.on), to=_other(self.party))
             case protocol.MarkRead():
                 if frame.seq > actor.conversation.last_seq:
                     raise ValidationFailed("There is no message with this seq yet.")
-                actor.audience.send(protocol.Read(sender=self.party.value, seq=frame.seq), to=_other(self.party))
+                actor.audience.hint(protocol.Read(sender=self.party.value, seq=frame.seq), to=_other(self.party))
             case protocol.RequestExtension():
                 self._require(Party.CUSTOMER)
                 actor.hand_in(

@@ -24,6 +24,7 @@ from halo.protocol import FrameDecoder, FrameRefused
 
 CLOSE_DONE: Final = 1000
 CLOSE_BINARY: Final = 1003
+CLOSE_FAULT: Final = 1011
 CLOSE_COME_BACK: Final = 4000
 CLOSE_SLOW: Final = 4001
 CLOSE_REPLACED: Final = 4002
@@ -41,6 +42,10 @@ ABUSE_MS: Final = 10_000
 """A rate that is exceeded for so long closes the socket (spec 4, fine print)."""
 CALM_MS: Final = 3_000
 """So long without a refusal, and the abuse is over: half the time in which the slowest bucket gives back six messages."""
+OTHERS_PER_MESSAGE: Final = 5
+"""Frames that are no messages (typing, read, ping, heartbeats, questions) for each message that is allowed: 10 a second."""
+HINTS_PENDING_MAX: Final = 32
+"""A reader that lags by more is spared what is worth nothing a second later."""
 FRAME_OVERHEAD_BYTES: Final = 32
 """Counted for every frame, empty pings and fragments too: about what one costs us to look at."""
 BYTES_BURST_SECONDS: Final = 8
@@ -69,7 +74,9 @@ class Connection(ABC):
 
     is_lobby = False
 
-    def __init__(self, stream: SocketStream, path: str, identity: Identity, limits: Limits, clock: Clock, tokens: Tokens) -> None:
+    def __init__(
+        self, stream: SocketStream, path: str, identity: Identity, limits: Limits, clock: Clock, tokens: Tokens
+    ) -> None:
         self.path = path
         self.identity = identity
         self._stream = stream
@@ -78,6 +85,14 @@ class Connection(ABC):
         self._limits = limits
         now = clock.now()
         self._bytes = TokenBucket(Rate(limits.bytes_per_s, 1000, max(1, limits.bytes_per_s * BYTES_BURST_SECONDS)), now)
+        self._others = TokenBucket(
+            Rate(
+                limits.messages_per_10s * OTHERS_PER_MESSAGE,
+                10_000,
+                max(1, limits.messages_per_10s * OTHERS_PER_MESSAGE),
+            ),
+            now,
+        )
         self._messages = TokenBucket(Rate(limits.messages_per_10s, 10_000, max(1, limits.messages_per_10s)), now)
         self._bytes_over_ms = 0
         """How long to wait until the byte rate allows the frame in hand."""
@@ -117,6 +132,11 @@ class Connection(ABC):
                 return
         stream.write(websocket_text_frame(frame))
 
+    def hint(self, frame: bytes) -> None:
+        """One frame that may be lost: dropped while the reader lags, so that nobody can fill its queue with nothing."""
+        if self._held is None and self._stream.pending_frames < HINTS_PENDING_MAX:
+            self._stream.write(websocket_text_frame(frame))
+
     def close(self, code: int) -> None:
         """Stop reading; the socket's own task says goodbye with `code`. The first reason stands."""
         if self._close_code is None:
@@ -148,7 +168,10 @@ class Connection(ABC):
         """Welcome, history, then frames until either side closes."""
         try:
             with self._reading:
-                await self.welcome()
+                try:
+                    await self.welcome()
+                except Refusal:  # the store is away, which is no fault of this socket's: the client is to come back
+                    self.close(CLOSE_FAULT)
                 await self._release_held()
                 await websocket.wait_closed()
             await websocket.aclose(self._close_code or CLOSE_DONE)
@@ -212,8 +235,8 @@ class Connection(ABC):
             self.refuse(no.frame_id, no.refusal)
             return
         frame_id: str | None = getattr(frame, "id", None)
-        if isinstance(frame, protocol.SendMessage):
-            over_ms = max(over_ms, self._messages.take(self._clock.now()))
+        bucket = self._messages if isinstance(frame, protocol.SendMessage) else self._others
+        over_ms = max(over_ms, bucket.take(self._clock.now()))
         if over_ms:
             self._limit(frame_id, over_ms)
             return

@@ -5,7 +5,6 @@ that has expired closes its socket within a second. A task for each socket would
 a socket, never looks at frames. Read next: `halo/net/connection.py`.
 """
 
-import heapq
 from collections.abc import Iterator
 from itertools import count
 from typing import Final, NoReturn
@@ -36,8 +35,9 @@ class Connections:
         self._slots: list[set[Connection]] = [set() for _ in range(PING_SECONDS)]
         self._slot_of: dict[Connection, int] = {}
         self._next_slot = 0
-        self._expiries: list[tuple[Moment, int, Connection]] = []
-        self._order = count()
+        self._expiring: dict[int, set[Connection]] = {}
+        """By the second in which their token ends. Not a heap: a socket that is gone must not be held until then."""
+        self._expires_in: dict[Connection, int] = {}
         self._emptied = trio.Event()
         self.cut_as_dead = 0
 
@@ -65,6 +65,7 @@ class Connections:
 
     def remove(self, connection: Connection) -> None:
         self._slots[self._slot_of.pop(connection)].discard(connection)
+        self._forget_expiry(connection)
         mine = self._by_user[connection.identity.user_id]
         mine.remove(connection)
         if not mine:
@@ -79,7 +80,23 @@ class Connections:
 
     def watch_expiry(self, connection: Connection) -> None:
         """Close `connection` when its token ends; called again when it brings a newer one."""
-        heapq.heappush(self._expiries, (connection.identity.expires_at, next(self._order), connection))
+        self._forget_expiry(connection)
+        second = connection.identity.expires_at // 1000
+        self._expiring.setdefault(second, set()).add(connection)
+        self._expires_in[connection] = second
+
+    def _forget_expiry(self, connection: Connection) -> None:
+        second = self._expires_in.pop(connection, None)
+        if second is not None:
+            self._expiring[second].discard(connection)
+            if not self._expiring[second]:
+                del self._expiring[second]
+
+    def _close_expired(self, now: Moment) -> None:
+        for second in [second for second in self._expiring if second * 1000 <= now]:
+            for connection in self._expiring[second]:
+                if connection.identity.expires_at <= now:
+                    connection.close(CLOSE_UNAUTHENTICATED)
 
     def sockets_of(self, user_id: str) -> tuple[Connection, ...]:
         return tuple(self._by_user.get(user_id, ()))
@@ -136,9 +153,5 @@ class Connections:
                     connection.cut()
             for connection in self._slots[tick % PING_SECONDS]:
                 connection.ping()
-            now = self._clock.now()
-            while self._expiries and self._expiries[0][0] <= now:
-                _, _, connection = heapq.heappop(self._expiries)
-                if connection in self._slot_of and connection.identity.expires_at <= now:
-                    connection.close(CLOSE_UNAUTHENTICATED)
+            self._close_expired(self._clock.now())
         raise AssertionError("time does not end")

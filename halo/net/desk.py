@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from halo.actors.commands import View
 from halo.actors.ports import MessageRow
-from halo.availability import Reachability
+from halo.availability import Available, Reachability
 from halo.clock import Clock, Moment
 from halo.config import LiveConfig
 from halo.events import EndedBy
@@ -27,6 +27,7 @@ from halo.store.auth_sessions import Opened, RevokedBecause
 from halo.store.idempotency import Fresh, Repeated
 from halo.store.mitras import Deactivation, MitraPresence, MitraStatus
 from halo.store.payments import Settlement
+from halo.sweep import SweepReport
 
 
 class AuthSessions(Protocol):
@@ -191,6 +192,14 @@ class Connections(Protocol):
     def close_user(self, user_id: str, code: int) -> None: ...
 
 
+class Availability(Protocol):
+    """Who is there, by the mirror; `halo.store.available.AvailableMitras`."""
+
+    async def count_available(self) -> Available: ...
+
+    async def count_online(self) -> int: ...
+
+
 class OperatorRows(Protocol):
     """The operators' view of Postgres; `halo.store.operators.Operators`."""
 
@@ -227,10 +236,10 @@ class Desk:
     sessions: Sessions
     messages: Messages
     connections: Connections
-    count_available: Callable[[], Awaitable[int]]
-    """Mitras who could be offered a session now."""
+    availability: Availability
     operators: OperatorRows
     metrics: CollectorRegistry
+    sweeps: Callable[[], Sequence[SweepReport]]
     store_answers: Callable[[], Awaitable[bool]]
     """Whether Postgres answers, within a second or so."""
     starting: Callable[[], bool]

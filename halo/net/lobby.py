@@ -55,6 +55,14 @@ class Offers(Protocol):
     async def decline(self, offer_id: str, mitra_id: str) -> None: ...
 
 
+class Beacon(Protocol):
+    """Tells customers how many mitras are available; `halo.net.beacon.Beacon`."""
+
+    async def add(self, listener: Connection) -> None: ...
+
+    def remove(self, listener: Connection) -> None: ...
+
+
 class LivingSessions(Protocol):
     async def living_of(self, user_id: str) -> list[View]: ...
 
@@ -72,6 +80,7 @@ class Lobby:
     pairings: Pairings
     offers: Offers
     sessions: LivingSessions
+    beacon: Beacon
 
 
 class LobbyConnection(Connection):
@@ -89,6 +98,7 @@ class LobbyConnection(Connection):
         try:
             await super().converse(websocket)
         finally:
+            self._lobby.beacon.remove(self)
             self._lobby.connections.remove(self)
 
     async def welcome(self) -> None:
@@ -96,6 +106,7 @@ class LobbyConnection(Connection):
         sessions = tuple(view.session.state(now, view.last_seq) for view in await self._lobby.sessions.living_of(user_id))
         if self.identity.user_type is Party.CUSTOMER:
             await self.say(protocol.LobbyWelcomeCustomer(role="customer", sessions=sessions, server_time=rfc3339(now)))
+            await self._lobby.beacon.add(self)
             return
         is_online = await self._lobby.presence.is_online(user_id)
         await self.say(

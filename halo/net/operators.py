@@ -32,11 +32,13 @@ from halo.oversight import (
     Overview,
     PairingFailures,
     SessionRecord,
+    SweepState,
 )
 from halo.protocol import SessionState
 from halo.routes import OPERATOR_ROUTES
 from halo.session import SessionStatus
 from halo.store.mitras import MitraPresence, MitraStatus
+from halo.sweep import SweepReport
 
 OPERATOR: Final = "admin key"
 """Who is written down for a change made with the key; on the status page people have names."""
@@ -167,7 +169,15 @@ def _book_handlers(desk: Desk) -> dict[str, Handler]:
     async def overview(call: Call) -> Overview:  # noqa: ARG001
         stale_after_ms = round(desk.settings.mitra_heartbeat_stale_seconds * 1000)
         counted = await desk.operators.load_overview(desk.clock.now(), stale_after_ms)
-        return msgspec.structs.replace(counted, degraded=not desk.mirror.trusted)
+        sweeps = tuple(map(_sweep, desk.sweeps()))
+        # As pairing and beacon see it: Postgres hears of heartbeats up to a minute late.
+        return msgspec.structs.replace(
+            counted,
+            mitras_online=await desk.availability.count_online(),
+            mitras_available=(await desk.availability.count_available()).count,
+            degraded=not desk.mirror.trusted,
+            sweeps=sweeps,
+        )
 
     async def config(call: Call) -> LiveConfig:  # noqa: ARG001
         return desk.current_config()
@@ -195,6 +205,21 @@ def _book_handlers(desk: Desk) -> dict[str, Handler]:
 def _health(health: Health) -> Response:
     status = HTTPStatus.OK if health.status == "ok" else HTTPStatus.SERVICE_UNAVAILABLE
     return Response(msgspec.json.encode(health), status=status, content_type="application/json")
+
+
+def _sweep(report: SweepReport) -> SweepState:
+    return SweepState(
+        name=report.name,
+        every_seconds=report.interval_seconds,
+        runs=report.runs,
+        failures=report.failures,
+        last_run_at=rfc3339_or_none(report.last_run_at),
+        duration_ms=report.duration_ms,
+        rows=report.rows,
+        error=report.error,
+        waits_for=report.waits_for,
+        found=report.found,
+    )
 
 
 def _operated(row: MitraStatus) -> OperatedMitra:

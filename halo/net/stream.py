@@ -223,7 +223,10 @@ class SocketStream(trio.abc.HalfCloseableStream):
         """The flusher's part: send once, and ask for a drain when not everything fitted."""
         self._dirty = False
         if self._chunks and not (self._draining or self._closed or self._broken):
-            self._send_once()
+            left = -1
+            while self._chunks and self._pending_bytes != left:  # a burst is longer than one call takes; the kernel says when it is full
+                left = self._pending_bytes
+                self._send_once()
             if self._chunks:
                 self._draining = self._flusher.drain(self)
                 if not self._draining:

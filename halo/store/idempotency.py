@@ -6,7 +6,7 @@
 The key and the effect are two transactions, so halo may die between them. Nothing is lost by that: while the key stands unfinished a
 repeat is told `Busy`, and after `TAKEOVER_MS` a repeat takes the key over and does the request again. That must not do it twice,
 and therefore whoever creates something takes `derived_id` as its primary key: the second run finds the row of the first and
-answers with it. What has no derived id must be guarded by its own rules (an extension by its bound payment). This room must never be
+answers with it. What has no derived id must be guarded by its own rules (an extension by its bound payment, an accepted offer by its row). This room must never be
 given an answer that holds a secret: answers are kept in the clear for a day, so tokens are opened anew instead
 (`AuthSessions.open` with a derived `auth_session_id`). Read next: `halo/store/payments.py`, `create`.
 """

@@ -138,7 +138,9 @@ class Journal:
                 await self._write(statement, [batch])
         else:  # some session has another owner; whoever still has its epoch had it then, since epochs never go back
             self.rows += written
-            rows = await self._db.fetch_all(SQL["list_epochs"], {"session_ids": [batch.session_id for batch in batches]})
+            rows = await self._db.fetch_all(
+                SQL["list_epochs"], {"session_ids": [batch.session_id for batch in batches]}
+            )
             epochs = {row.session_id: row.epoch for row in rows}
             for batch in batches:
                 if epochs.get(batch.session_id) != batch.epoch:

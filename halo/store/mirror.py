@@ -9,7 +9,7 @@ Postgres a statement while the mirror is trusted, and never let an error of Valk
 
 from halo.store.valkey import Valkey, ValkeyUnavailable  # isort: skip  (trio_asyncio first)
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import NoReturn, TypeVar
 
@@ -19,11 +19,13 @@ import trio
 from halo.availability import Presence, Reachability, check_heartbeat, judge, newest
 from halo.clock import Clock, Moment, rfc3339
 from halo.errors import StoreUnavailable
-from halo.store.mirror_keys import GO_ONLINE, HEARTBEATS, NOT_ACTIVE, NOT_ONLINE, PRESENCES, SET_CAPACITY, Keys
-from halo.store.mirror_seed import Seed
-from halo.store.mirror_twin import MirrorTwin, Rows
+from halo.store.mirror_keys import GO_ONLINE, HEARTBEATS, LEAVE_UNLESS_HEARD, NOT_ACTIVE, NOT_ONLINE, PRESENCES, Keys
+from halo.store.mirror_pages import OnlinePages
+from halo.store.mirror_seed import Seed, compose_capacity
+from halo.store.mirror_twin import MirrorTwin, MitraRow, Rows
 from halo.store.valkey_batch import Variadic
 from halo.store.valkey_link import Command, Reply
+from halo.sweep import MirrorUnavailable
 
 SEED_PAUSE_SECONDS = 0.5
 """Between two seeds at least, so that a Valkey that fails every other write does not keep Postgres reading all
@@ -41,6 +43,10 @@ class Mirror:
     def __init__(self, valkey: Valkey, postgres: Rows, clock: Clock, stale_after_ms: int) -> None:
         self.twin = MirrorTwin(postgres)
         self.writes_lost = self.fallbacks = self.seeds = self.seeds_failed = 0
+        self.drift: Mapping[str, int] = {}
+        """What the last seed found otherwise than Postgres says, by kind."""
+        self.on_unrefreshed: list[Callable[[str], None]] = []
+        """Called with each mitra who went online while Postgres went away: her capacity must be read when it is back."""
         self._valkey = valkey
         self._clock = clock
         self._stale_after_ms = stale_after_ms
@@ -58,6 +64,11 @@ class Mirror:
         valkey.on_ready.append(self._distrust)
 
     @property
+    def keys(self) -> Keys:
+        """Under which the mirror lies in Valkey."""
+        return self._keys
+
+    @property
     def trusted(self) -> bool:
         """May Valkey's answers be believed?"""
         return self._trusted_generation() is not None
@@ -66,7 +77,13 @@ class Mirror:
         """After Postgres has committed it. An error is logged, counted and forgotten: the next seed heals it."""
         names = (self._keys.online, self._keys.heartbeat(mitra_id))
         self._heard(mitra_id, at)
-        await self._write("went_online", ("EVAL", GO_ONLINE, len(names), *names, mitra_id, rfc3339(at)))
+        if await self._write("went_online", ("EVAL", GO_ONLINE, len(names), *names, mitra_id, rfc3339(at))):
+            # Only now: a capacity that was written before she stood among those online has not put her among the waiting.
+            try:
+                await self.refresh_capacities([mitra_id])
+            except StoreUnavailable:
+                for tell in self.on_unrefreshed:
+                    tell(mitra_id)
 
     async def went_offline(self, mitra_id: str) -> None:
         """After Postgres has committed it. Errors as in `went_online`."""
@@ -82,10 +99,19 @@ class Mirror:
         """After Postgres has committed it; the mitra still has to go online. Errors as in `went_online`."""
         await self._write("activated", ("SREM", self._keys.deactivated, mitra_id))
 
-    async def set_capacity(self, mitra_id: str, count: int, version: int) -> None:
-        """The number of living sessions, from the snapshot that `version` names; an older version changes nothing."""
-        names = (self._keys.capacity(mitra_id), self._keys.capacity_version(mitra_id))
-        await self._write("set_capacity", ("EVAL", SET_CAPACITY, len(names), *names, count, version))
+    async def refresh_capacities(self, mitra_ids: Sequence[str]) -> None:
+        """Their living sessions, and whether they have room, from one snapshot of Postgres, to Valkey as in `went_online`.
+
+        Raises:
+            StoreUnavailable: the mirror is as true as it was; somebody must try again.
+        """
+        rows = await self.twin.list_mitras_named(mitra_ids)
+        if rows:
+            await self.set_capacities(rows)
+
+    async def set_capacities(self, rows: Sequence[MitraRow]) -> None:
+        """The numbers of living sessions, of some hundred mitras at most; an older version changes nothing."""
+        await self._write("set_capacities", *(compose_capacity(self._keys, row) for row in rows))
 
     async def heartbeat(self, mitra_id: str, at: Moment) -> None:
         """Take a ping. Those that arrive within a few milliseconds share one round trip.
@@ -123,11 +149,50 @@ class Mirror:
                 return judge(presence, self._clock.now(), self._stale_after_ms, "mirror")
         return judge(await self._fall_back(mitra_id), self._clock.now(), self._stale_after_ms, "postgres")
 
+    @property
+    def standing(self) -> tuple[int, int] | None:
+        """What trust rests on; None without trust. Two equal answers: it was not lost in between, however briefly."""
+        generation = self._trusted_generation()
+        return None if generation is None else (generation, self._doubts)
+
+    def heard_at(self, mitra_id: str) -> Moment | None:
+        """The last ping that this node took itself since the last mirror cycle."""
+        return self._pings.get(mitra_id)
+
     def take_unmirrored(self) -> dict[str, Moment]:
         """Hand over the pings that Postgres does not know yet, at most one for each mitra; they are the caller's to
         write."""
         pings, self._pings = self._pings, {}
         return pings
+
+    def give_back(self, pings: Mapping[str, Moment]) -> None:
+        """They could not be written; whatever was heard meanwhile stays the newer."""
+        self._pings = {**pings, **self._pings}
+
+    def pages_online(self) -> OnlinePages:
+        """Everybody who is online, whether the mirror is trusted or not."""
+        return OnlinePages(self._valkey, self._keys)
+
+    async def swept_offline(self, seen: Mapping[str, Moment]) -> list[str]:
+        """After Postgres has committed it, of at most some thousand mitras with the last heartbeat that each was judged
+        by. Who was heard of since stays online here, and is returned.
+
+        Raises:
+            MirrorUnavailable: some may still stand online here; counted as a lost write, and healed by the next seed.
+        """
+        keys, ids = self._keys, list(seen)
+        names = (keys.online, keys.waiting, *map(keys.heartbeat, ids))
+        try:
+            (places,) = await self._valkey.call(
+                ("EVAL", LEAVE_UNLESS_HEARD, len(names), *names, *ids, *map(rfc3339, seen.values()))
+            )
+        except ValkeyUnavailable as fault:
+            self._lost("swept_offline", str(fault))
+            raise MirrorUnavailable(str(fault)) from fault
+        except trio.Cancelled:
+            self._distrust()
+            raise
+        return [ids[place - 1] for place in places]
 
     async def seed(self) -> int:
         """Build the mirror anew from Postgres; the number of mitras. Trusted afterwards, unless doubt arose meanwhile.
@@ -137,11 +202,24 @@ class Mirror:
         """
         async with self._seeding:
             generation, doubts = self._valkey.generation, self._doubts
-            count = await Seed(self._valkey, self.twin, self._clock, self._pings.get).run()
+            seed = Seed(self._valkey, self.twin, self._clock, self.heard_at)
+            count = await seed.run()
+            self.drift = seed.drift
             self.seeds += 1
             if doubts == self._doubts:
                 self._seeded = generation
             return count
+
+    async def reseed(self) -> tuple[int, Mapping[str, int]]:
+        """Build the mirror anew though nobody doubts it: the number of mitras, and the drift by kind.
+
+        Raises:
+            MirrorUnavailable, StoreUnavailable
+        """
+        try:
+            return await self.seed(), self.drift
+        except ValkeyUnavailable as fault:
+            raise MirrorUnavailable(str(fault)) from fault
 
     async def serve(self) -> NoReturn:
         """Seed whenever Valkey was met anew or a write was lost."""
@@ -167,21 +245,27 @@ class Mirror:
     def _heard(self, mitra_id: str, at: Moment) -> None:
         self._pings[mitra_id] = newest(at, self._pings.get(mitra_id)) or at
 
-    def _leave(self, mitra_id: str) -> tuple[Command, Command]:
-        return ("SREM", self._keys.online, mitra_id), ("DEL", self._keys.heartbeat(mitra_id))
+    def _leave(self, mitra_id: str) -> tuple[Command, ...]:
+        keys = self._keys
+        return ("SREM", keys.online, mitra_id), ("ZREM", keys.waiting, mitra_id), ("DEL", keys.heartbeat(mitra_id))
 
-    async def _write(self, what: str, *commands: Command) -> None:
-        landed = False
+    async def _write(self, what: str, *commands: Command) -> bool:
+        """Did it land?"""
         try:
             await self._valkey.call(*commands)
-            landed = True
+            return True
         except ValkeyUnavailable as fault:
-            self.writes_lost += 1
-            log.warning("mirror_write_lost", write=what, fault=str(fault))
-        finally:
-            if not landed:
-                # Cancelled, too: Postgres has committed, and nobody else knows that the mirror was not told.
-                self._distrust()
+            self._lost(what, str(fault))
+            return False
+        except trio.Cancelled:
+            # Postgres has committed, and nobody else knows that the mirror was not told.
+            self._distrust()
+            raise
+
+    def _lost(self, what: str, fault: str) -> None:
+        self.writes_lost += 1
+        self._distrust()
+        log.warning("mirror_write_lost", write=what, fault=fault)
 
     async def _ask(self, question: Variadic[Item, Answer | None], item: Item) -> Answer | None:
         """The mirror's answer, or None when the twin must be asked."""
@@ -192,6 +276,20 @@ class Mirror:
             answer = await self._valkey.ask(question, item)
         except ValkeyUnavailable:
             return None
+        return self._believed(answer, generation)
+
+    async def read(self, command: Command) -> Reply | None:
+        """What the mirror replies, or None when the twin must be asked; the command's own nil means "not seeded"."""
+        generation = self._trusted_generation()
+        if generation is None:
+            return None
+        try:
+            (reply,) = await self._valkey.call(command)
+        except ValkeyUnavailable:
+            return None
+        return self._believed(reply, generation)
+
+    def _believed(self, answer: Answer | None, generation: int) -> Answer | None:
         if answer is None:  # flushed under our hands
             self._distrust()
         # Doubt may have come while we waited: then this may be the answer of a server that has just come back empty.

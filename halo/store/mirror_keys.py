@@ -36,14 +36,34 @@ class Keys:
         return f"{self.prefix}mitra:heartbeat:{mitra_id}"
 
     @property
+    def waiting(self) -> str:
+        """Who is online and has room, a sorted set by the moment since when they are idle (ms since 1970).
+
+        Beside the keys of the specification: without it every search would have to look at everybody who is online to
+        find the longest idle (10,000 of them: 36 ms in which Valkey serves nobody else); with it, at the few whom it
+        asks.
+        """
+        return f"{self.prefix}mitras:waiting"
+
+    @property
     def snapshot(self) -> str:
         """S05, JSON with a TTL of 10 s."""
         return f"{self.prefix}availability:snapshot"
 
     @property
+    def snapshot_lock(self) -> str:
+        """Who holds it counts for the whole cluster; the others read the old value."""
+        return f"{self.prefix}availability:snapshot:lock"
+
+    @property
     def seeded(self) -> str:
         """When the mirror was last built. Without it (flushed, restarted empty) an empty set means nothing."""
         return f"{self.prefix}mitras:seeded"
+
+    @property
+    def standing_since(self) -> str:
+        """When the mirror was first built on a Valkey that had none. A seed leaves it alone, a flush takes it along."""
+        return f"{self.prefix}mitras:standing:since"
 
     def scratch(self, name: str, token: str) -> str:
         """Where a seed builds a set before it is renamed into place."""
@@ -102,37 +122,67 @@ return redis.call('SADD', KEYS[1], ARGV[1])
 """
 
 SET_CAPACITY = """
--- KEYS: capacity, version  ARGV: count, version. Replies 0 when what is there is newer.
+-- KEYS: capacity, version, online, waiting  ARGV: count, version, id, idle since or '' without room. Replies 0 when
+-- what is there is newer.
 local have = redis.call('GET', KEYS[2])
 if have and tonumber(have) > tonumber(ARGV[2]) then return 0 end
 redis.call('MSET', KEYS[1], ARGV[1], KEYS[2], ARGV[2])
+if ARGV[4] ~= '' and redis.call('SISMEMBER', KEYS[3], ARGV[3]) == 1 then
+  redis.call('ZADD', KEYS[4], 'GT', ARGV[4], ARGV[3])
+else
+  redis.call('ZREM', KEYS[4], ARGV[3])
+end
 return 1
+"""
+
+LEAVE_UNLESS_HEARD = """
+-- KEYS: online, waiting, heartbeats…  ARGV: ids…, moments seen…  Replies the places, from 1, of those who were heard
+-- of since: they stay. What has another width is not of ours, and no sign of life.
+local n, stay = #KEYS - 2, {}
+for i = 1, n do
+  local last = redis.call('GET', KEYS[i + 2])
+  if last and #last == #ARGV[n + i] and last > ARGV[n + i] then stay[#stay + 1] = i
+  else
+    redis.call('SREM', KEYS[1], ARGV[i])
+    redis.call('ZREM', KEYS[2], ARGV[i])
+    redis.call('DEL', KEYS[i + 2])
+  end
+end
+return stay
 """
 
 SEED_MITRAS = """
 -- KEYS: (heartbeat, capacity, version)…  ARGV: (moment, count, version)…; a moment '-' removes, an empty one leaves
--- what is there.
+-- what is there. Replies how many heartbeats and how many capacities were not as they should be.
+local beats, capacities = 0, 0
 for i = 1, #KEYS, 3 do
   local at = ARGV[i]
-  if at == '-' then redis.call('DEL', KEYS[i])
+  if at == '-' then beats = beats + redis.call('DEL', KEYS[i])
   elseif at ~= '' then
     local last = redis.call('GET', KEYS[i])
-    if not last or last < at then redis.call('SET', KEYS[i], at) end
+    if not last or last < at then
+      redis.call('SET', KEYS[i], at)
+      beats = beats + 1
+    end
   end
   local have = redis.call('GET', KEYS[i + 2])
   if not have or tonumber(have) <= tonumber(ARGV[i + 2]) then
-    redis.call('MSET', KEYS[i + 1], ARGV[i + 1], KEYS[i + 2], ARGV[i + 2])
+    if have ~= ARGV[i + 2] or redis.call('GET', KEYS[i + 1]) ~= ARGV[i + 1] then
+      redis.call('MSET', KEYS[i + 1], ARGV[i + 1], KEYS[i + 2], ARGV[i + 2])
+      capacities = capacities + 1
+    end
   end
 end
-return #KEYS / 3
+return {beats, capacities}
 """
 
 PUBLISH_SEED = """
 -- KEYS: seeded, (scratch, target)…  ARGV: moment, how many each scratch set must hold…
 -- Scratch sets expire when a seed dies half way. One that expired too early would empty its target: refuse, change
--- nothing.
+-- nothing. The last pair is a sorted set.
 for i = 2, #KEYS, 2 do
-  if redis.call('SCARD', KEYS[i]) ~= tonumber(ARGV[i / 2 + 1]) then
+  local count = i == #KEYS - 1 and 'ZCARD' or 'SCARD'
+  if redis.call(count, KEYS[i]) ~= tonumber(ARGV[i / 2 + 1]) then
     return redis.error_reply('SEEDLOST a scratch set is incomplete')
   end
 end
@@ -145,4 +195,56 @@ for i = 2, #KEYS, 2 do
   end
 end
 return redis.call('SET', KEYS[1], ARGV[1])
+"""
+
+WALK_WAITING = """
+-- KEYS: seeded, online, deactivated, waiting  ARGV: heartbeat's prefix, heard since, first, last, how many, excluded
+-- ids…  Replies: how many were looked at, and who of them is available, or their number when 0 are asked for; nil when
+-- not seeded.
+-- It makes the names of the heartbeats itself, in the same slot: handing in a thousand names costs the caller 3 ms. A
+-- heartbeat of another width was not written by us, and is no sign of life.
+if redis.call('EXISTS', KEYS[1]) == 0 then return false end
+local ids = redis.call('ZRANGE', KEYS[4], ARGV[3], ARGV[4])
+local n = #ids
+local prefix, since, want = ARGV[1], ARGV[2], tonumber(ARGV[5])
+if n == 0 then return {0, want == 0 and 0 or {}} end
+local beats, skip, found, count = {}, {}, {}, 0
+for i = 6, #ARGV do skip[ARGV[i]] = true end
+for i = 1, n do beats[i] = prefix .. ids[i] end
+beats = redis.call('MGET', unpack(beats))
+local here = redis.call('SMISMEMBER', KEYS[2], unpack(ids))
+local gone = redis.call('SMISMEMBER', KEYS[3], unpack(ids))
+for i = 1, n do
+  local beat = beats[i]
+  if here[i] == 1 and gone[i] == 0 and beat and #beat == #since and beat >= since and not skip[ids[i]] then
+    count = count + 1
+    found[count] = ids[i]
+    if count == want then return {i, found} end
+  end
+end
+return {n, want == 0 and count or found}
+"""
+
+COUNT_ONLINE = """
+-- KEYS: seeded, online. Replies nil when not seeded.
+if redis.call('EXISTS', KEYS[1]) == 0 then return false end
+return redis.call('SCARD', KEYS[2])
+"""
+
+READ_SNAPSHOT = """
+-- KEYS: seeded, snapshot, lock  ARGV: token, lock's ms, ms to live below which it is old. Replies: the snapshot or '',
+-- and 1 for the one caller who is to count anew; nil when not seeded. Valkey's clock alone decides what is old.
+if redis.call('EXISTS', KEYS[1]) == 0 then return false end
+local mine = 0
+if redis.call('PTTL', KEYS[2]) < tonumber(ARGV[3]) then
+  if redis.call('SET', KEYS[3], ARGV[1], 'NX', 'PX', ARGV[2]) then mine = 1 end
+end
+return {redis.call('GET', KEYS[2]) or '', mine}
+"""
+
+WRITE_SNAPSHOT = """
+-- KEYS: snapshot, lock  ARGV: token, snapshot, ms to live. Whoever lost the lock was too slow: somebody else counts.
+if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+return redis.call('DEL', KEYS[2])
 """

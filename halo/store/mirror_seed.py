@@ -8,10 +8,11 @@ decides when.
 
 import uuid
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from halo.availability import newest
 from halo.clock import Clock, Moment, rfc3339
-from halo.store.mirror_keys import PUBLISH_SEED, SEED_MITRAS, Keys
+from halo.store.mirror_keys import PUBLISH_SEED, SEED_MITRAS, SET_CAPACITY, Keys
 from halo.store.mirror_twin import NO_MITRA, MirrorTwin, MitraRow
 from halo.store.valkey import Valkey
 from halo.store.valkey_link import Command
@@ -20,6 +21,12 @@ SCRATCH_SECONDS = 60
 """How long the scratch sets of a seed that died lie about. A seed of 100,000 mitras takes a few seconds."""
 CHUNK = 250
 """Mitras per script: about half a millisecond during which Valkey serves nobody else."""
+
+DRIFTS = ("online", "deactivated", "waiting", "heartbeats", "capacities")
+"""The fields of the mirror that can be wrong."""
+
+_Seen: TypeAlias = tuple[bool, bool, bool, int, Moment]
+"""What of a mitra lies in the sets that a seed builds anew."""
 
 
 class Seed:
@@ -35,6 +42,10 @@ class Seed:
         token = uuid.uuid4().hex
         self._online = self._keys.scratch("online", token)
         self._deactivated = self._keys.scratch("deactivated", token)
+        self._waiting = self._keys.scratch("waiting", token)
+        self.drift = dict.fromkeys(DRIFTS, 0)
+        """What was found otherwise than Postgres says, by kind; never more than there was, since who changes while the
+        seed runs is taken off."""
 
     async def run(self) -> int:
         """Build all of it; the number of mitras. Afterwards the mirror equals what Postgres says.
@@ -43,8 +54,8 @@ class Seed:
             ValkeyUnavailable, StoreUnavailable: the mirror is as it was, but for heartbeats and capacities, which are
             right.
         """
-        seen: dict[str, tuple[bool, bool]] = {}
-        online_count = deactivated_count = 0
+        seen: dict[str, _Seen] = {}
+        online_count = deactivated_count = waiting_count = 0
         after = NO_MITRA
         while rows := await self._twin.list_mitras_after(after):
             after = rows[-1].mitra_id
@@ -52,34 +63,64 @@ class Seed:
             deactivated = [row.mitra_id for row in rows if not row.active]
             online_count += len(online)
             deactivated_count += len(deactivated)
-            seen.update((row.mitra_id, (row.active, row.online)) for row in rows)
-            await self._write(rows)
+            waiting = [row for row in rows if row.online and row.active and row.has_room]
+            waiting_count += len(waiting)
+            seen.update((row.mitra_id, _see(row)) for row in rows)
+            beats, capacities = await self._write(rows)
+            self.drift["heartbeats"] += beats
+            self.drift["capacities"] += capacities
             await self._add(self._online, online)
             await self._add(self._deactivated, deactivated)
+            await self._add_waiting(waiting)
         keys = self._keys
-        names = (keys.seeded, self._online, keys.online, self._deactivated, keys.deactivated)
+        pairs = (self._online, keys.online, self._deactivated, keys.deactivated, self._waiting, keys.waiting)
         now = rfc3339(self._clock.now())
-        await self._valkey.call(("EVAL", PUBLISH_SEED, len(names), *names, now, online_count, deactivated_count))
-        await self._catch_up(seen)
+        counts = (online_count, deactivated_count, waiting_count)
+        await self._compare(counts)
+        await self._valkey.call(
+            ("EVAL", PUBLISH_SEED, 1 + len(pairs), keys.seeded, *pairs, now, *counts),
+            ("SET", keys.standing_since, now, "NX"),
+        )
+        changed = await self._catch_up(seen)
+        self.drift = {kind: max(0, found - changed) for kind, found in self.drift.items()}
         return len(seen)
 
-    async def _catch_up(self, seen: dict[str, tuple[bool, bool]]) -> None:
-        """Who went online or offline while the sets were built was written to sets that are gone now."""
-        after = NO_MITRA
+    async def _compare(self, counts: tuple[int, int, int]) -> None:
+        """How many stand in a set and should not, or should and do not."""
+        keys = self._keys
+        replies = await self._valkey.call(
+            ("SINTERCARD", 2, self._online, keys.online),
+            ("SCARD", keys.online),
+            ("SINTERCARD", 2, self._deactivated, keys.deactivated),
+            ("SCARD", keys.deactivated),
+            ("ZINTERCARD", 2, self._waiting, keys.waiting),
+            ("ZCARD", keys.waiting),
+        )
+        for kind, count, common, there in zip(DRIFTS[:3], counts, replies[::2], replies[1::2], strict=True):
+            self.drift[kind] = count + there - 2 * common
+
+    async def _catch_up(self, seen: dict[str, _Seen]) -> int:
+        """Who went online or offline, or took a session, while the sets were built was written to sets that are gone:
+        how many."""
+        after, count = NO_MITRA, 0
         while rows := await self._twin.list_mitras_after(after):
             after = rows[-1].mitra_id
-            changed = [row for row in rows if seen.get(row.mitra_id) != (row.active, row.online)]
+            changed = [row for row in rows if seen.get(row.mitra_id) != _see(row)]
+            count += len(changed)
             await self._write(changed)
             commands: list[Command] = []
             for row in changed:
                 commands.append(("SREM" if row.active else "SADD", self._keys.deactivated, row.mitra_id))
                 commands.append(("SADD" if row.online and row.active else "SREM", self._keys.online, row.mitra_id))
+                commands.append(compose_capacity(self._keys, row))
             if commands:
                 await self._valkey.call(*commands)
+        return count
 
-    async def _write(self, rows: Sequence[MitraRow]) -> None:
-        """Heartbeats and capacities, straight into place: each is guarded by itself."""
+    async def _write(self, rows: Sequence[MitraRow]) -> tuple[int, int]:
+        """Heartbeats and capacities, straight into place: each is guarded by itself. How many of both were wrong."""
         keys = self._keys
+        beats = capacities = 0
         for start in range(0, len(rows), CHUNK):
             names: list[str] = []
             values: list[str | int] = []
@@ -87,7 +128,10 @@ class Seed:
                 mitra_id = row.mitra_id
                 names += (keys.heartbeat(mitra_id), keys.capacity(mitra_id), keys.capacity_version(mitra_id))
                 values += (self._beat(row), row.capacity, row.capacity_version)
-            await self._valkey.call(("EVAL", SEED_MITRAS, len(names), *names, *values))
+            ((moved, counted),) = await self._valkey.call(("EVAL", SEED_MITRAS, len(names), *names, *values))
+            beats += moved
+            capacities += counted
+        return beats, capacities
 
     def _beat(self, row: MitraRow) -> str:
         if not (row.online and row.active):
@@ -98,3 +142,19 @@ class Seed:
     async def _add(self, scratch: str, mitra_ids: Sequence[str]) -> None:
         if mitra_ids:
             await self._valkey.call(("SADD", scratch, *mitra_ids), ("EXPIRE", scratch, SCRATCH_SECONDS))
+
+    async def _add_waiting(self, rows: Sequence[MitraRow]) -> None:
+        if rows:
+            scored = [part for row in rows for part in (row.idle_since, row.mitra_id)]
+            await self._valkey.call(("ZADD", self._waiting, *scored), ("EXPIRE", self._waiting, SCRATCH_SECONDS))
+
+
+def compose_capacity(keys: Keys, row: MitraRow) -> Command:
+    """What puts down the number of living sessions, and the mitra among those who wait for one, or takes her out."""
+    names = (keys.capacity(row.mitra_id), keys.capacity_version(row.mitra_id), keys.online, keys.waiting)
+    idle_since = row.idle_since if row.has_room else ""
+    return ("EVAL", SET_CAPACITY, len(names), *names, row.capacity, row.capacity_version, row.mitra_id, idle_since)
+
+
+def _see(row: MitraRow) -> _Seen:
+    return row.active, row.online, row.has_room, row.capacity_version, row.idle_since

@@ -25,7 +25,7 @@ NO_MITRA = "00000000-0000-0000-0000-000000000000"
 PAGE = 1_000
 """A page costs some 10 ms here and there: no longer stall of the event loop, no long statement."""
 
-SQL = load_queries("mirror", "presences", "mitras_after")
+SQL = load_queries("mirror", "presences", "mitras_after", "mitras_named")
 
 
 class Rows(Protocol):
@@ -44,6 +44,8 @@ class MitraRow:
     heartbeat_at: Moment | None
     capacity: int
     capacity_version: int
+    has_room: bool
+    idle_since: Moment
 
 
 class _Ticket:
@@ -120,4 +122,13 @@ class MirrorTwin:
             StoreUnavailable
         """
         rows = await self._postgres.fetch_all(SQL["mitras_after"], {"after": mitra_id, "page": PAGE})
+        return [MitraRow(*row) for row in rows]
+
+    async def list_mitras_named(self, mitra_ids: Sequence[str]) -> list[MitraRow]:
+        """These mitras in one snapshot, without those that Postgres does not know.
+
+        Raises:
+            StoreUnavailable
+        """
+        rows = await self._postgres.fetch_all(SQL["mitras_named"], {"mitra_ids": list(mitra_ids)})
         return [MitraRow(*row) for row in rows]

@@ -6,7 +6,7 @@ and never take a deactivated mitra for one that is online. Read next: `halo/stor
 deactivation.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
@@ -112,20 +112,10 @@ class Mitras:
         """Raises NotFound, StoreUnavailable."""
         return await _load_status(self._db, mitra_id)
 
-    async def record_heartbeats(self, pairs: Iterable[tuple[str, Moment]]) -> int:
-        """Note when each mitra was last heard of, never backwards: how many moved forward. Raises StoreUnavailable."""
-        beats = list(pairs)
-        if not beats:
-            return 0
-        values: dict[str, Value] = {
-            "mitra_ids": [mitra_id for mitra_id, _ in beats],
-            "moments": [at for _, at in beats],
-        }
-
-        async def write(tx: Transaction) -> int:
-            return await tx.execute(SQL["record_heartbeats"], values)
-
-        return await self._db.transact(write, str(uuid4()))
+    async def list_deactivated(self, mitra_ids: Collection[str]) -> Sequence[str]:
+        """Who of these is locked out. Raises StoreUnavailable."""
+        rows = await self._db.fetch_all(SQL["list_deactivated"], {"mitra_ids": sorted(mitra_ids)})
+        return [row.mitra_id for row in rows]
 
     async def deactivate(self, mitra_id: str, operator: str) -> Deactivation:
         """Lock a mitra out: offline, families revoked, open offers rescinded, audited; all of it or nothing.

@@ -24,12 +24,24 @@ from halo.store.steps import insert_session
 SQL: Final = load_queries("offers")
 
 
+class OpenedBefore(NamedTuple):
+    """The session of an offer that its mitra had accepted already, as it is by now."""
+
+    session_id: str
+    status: str
+
+
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What became of an accept that was not refused: the step that opened the session, or None when the payment had failed."""
+    """What became of an accept that was not refused.
+
+    `opened` is the step that opened the session; for the winner's repeat that is None and `before` names the session that the first
+    yes has opened; when the payment had failed both are None.
+    """
 
     pairing_id: str
     opened: Step | None
+    before: OpenedBefore | None = None
 
 
 class Offers:
@@ -56,7 +68,7 @@ class Offers:
         ]
 
     async def accept(self, offer_id: str, mitra_id: str, open_: Callable[[Search], Step], at: Moment) -> Answered:
-        """Open a session, if this is the first yes and the mitra has room.
+        """Open a session, if this is the first yes and the mitra has room; the winner's repeat finds the session that it has opened.
 
         `open_` makes the session's first step of the locked search. It may be called again, when the transaction is, and must then
         give the same session.
@@ -70,8 +82,13 @@ class Offers:
         offer: Values = {"offer_id": offer_id, "mitra_id": mitra_id, "at": at}
 
         async def write(tx: Transaction) -> Answered:
-            row = await _find_open(tx, offer_id, mitra_id)
-            await _lock_slot(tx, mitra_id)
+            row = await _look_at(tx, offer_id, mitra_id)
+            if row.before is None:  # it looks open; the same yes may have been taken while we waited for our own mitra's row
+                await _lock_mitra(tx, mitra_id)
+                row = await _look_at(tx, offer_id, mitra_id)
+            if row.before is not None:
+                return Answered(row.pairing_id, None, row.before)
+            await _require_room(tx, mitra_id)
             payment = await pairings.lock_payment(tx, row.payment_request_id)
             if await pairings.lock_pairing(tx, row.pairing_id) is not PairingStatus.SEARCHING:
                 raise OfferResolved
@@ -123,25 +140,32 @@ class Offers:
         return await self._db.transact(write, str(uuid4()))
 
 
-class _OpenOffer(NamedTuple):
+class _Looked(NamedTuple):
     pairing_id: str
     payment_request_id: str
+    before: OpenedBefore | None
 
 
-async def _find_open(tx: Transaction, offer_id: str, mitra_id: str) -> _OpenOffer:
-    """A first look without locks: who is late is told so before queueing behind the winner."""
+async def _look_at(tx: Transaction, offer_id: str, mitra_id: str) -> _Looked:
+    """First without locks: who is late is told so before queueing behind the winner."""
     row = await tx.fetch_one(SQL["find_offer"], {"offer_id": offer_id, "mitra_id": mitra_id})
     if row is None:
         raise NotFound("There is no such offer.")
+    if row.session_id is not None:
+        return _Looked(row.pairing_id, row.payment_request_id, OpenedBefore(row.session_id, row.session_status))
     if row.status != OfferStatus.OPEN:
         raise OfferResolved
-    return _OpenOffer(row.pairing_id, row.payment_request_id)
+    return _Looked(row.pairing_id, row.payment_request_id, None)
 
 
-async def _lock_slot(tx: Transaction, mitra_id: str) -> None:
+async def _lock_mitra(tx: Transaction, mitra_id: str) -> None:
     mitra = await tx.fetch_one(SQL["lock_mitra"], {"mitra_id": mitra_id})
     if mitra is None or not mitra.is_active:
         raise MitraDeactivated
+
+
+async def _require_room(tx: Transaction, mitra_id: str) -> None:
+    """Asked under the mitra's lock only."""
     held = await tx.fetch_one(SQL["count_living"], {"mitra_id": mitra_id})
-    if held is None or held.living >= mitra.max_sessions:
+    if held is None or held.living >= held.max_sessions:
         raise CapacityExceeded

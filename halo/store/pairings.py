@@ -148,12 +148,12 @@ class Pairings:
 
         return await self._db.transact(write, str(uuid4()))
 
-    async def take_up(self, not_before: Moment) -> list[str]:
-        """Keep every search that no living node keeps. Their deadlines fall at `not_before` or later (spec 4, fine print).
+    async def take_up(self, not_before: Moment, kept: Collection[str] = ()) -> list[str]:
+        """Keep every search that no living node keeps, nor this one in `kept`. Their deadlines fall at `not_before` or later (spec 4, fine print).
 
         Raises StoreUnavailable.
         """
-        values: Values = {"owner": self._owner, "lock_class": LOCK_CLASS, "not_before": not_before}
+        values: Values = {"owner": self._owner, "lock_class": LOCK_CLASS, "not_before": not_before, "kept": list(kept)}
 
         async def write(tx: Transaction) -> list[str]:
             return [row.pairing_id for row in await tx.fetch_all(SQL["take_up"], values)]

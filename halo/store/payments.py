@@ -204,17 +204,20 @@ def consumption(payment_request_id: str, session_id: str, ledger_type: str, at: 
     return SQL["consume_payment"], values
 
 
-def failure(payment_request_id: str, cause: str, at: Moment, *, session_id: str | None = None) -> tuple[Query, Values]:
+def failure(
+    payment_request_id: str, cause: str, at: Moment, *, session_id: str | None = None, expected: PaymentStatus | None = None
+) -> tuple[Query, Values]:
     """Fails a pending or confirmed payment; a refund of all of it is due if its money had come.
 
-    Touches no row when it was failed or consumed before, and keeps the cause that it had (M6). `session_id` is noted on the refund
-    when the payment itself does not know its session.
+    Touches no row when it was failed or consumed before, and keeps the cause that it had (M6), nor when it is not `expected`.
+    `session_id` is noted on the refund when the payment itself does not know its session.
     """
     values: dict[str, Value] = {
         "payment_request_id": payment_request_id,
         "cause": cause,
         "at": at,
         "session_id": session_id,
+        "expected": expected,
     }
     return SQL["fail_payment"], values
 
@@ -280,7 +283,7 @@ async def _is_repeat(tx: Transaction, webhook_id: str | None, payment_request_id
 
 
 async def _is_second_discount(tx: Transaction, payment: Any) -> bool:
-    """Whether confirming this one would break the index that allows a customer one discount."""
+    """Whether this customer has had a discount, or a first session, since this one was asked for."""
     if not payment.is_first_session_discount:
         return False
     of_customer = {"customer_id": payment.customer_id}

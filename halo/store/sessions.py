@@ -4,6 +4,7 @@ What a step writes is in `halo/store/steps.py`; here it is committed, once, what
 anything: that was done in `halo/rules.py`. Read next: `halo/store/journal.py`, the way of messages.
 """
 
+import uuid
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from halo.session import EndReason, Extension, ExtensionStatus, Party, Session, 
 from halo.store.nodes import LOCK_CLASS
 from halo.store.postgres import Postgres
 from halo.store.queries import load_queries
-from halo.store.steps import write_step
+from halo.store.steps import write_credits, write_step
 
 SQL = load_queries("sessions")
 
@@ -74,6 +75,17 @@ class Sessions:
         try:
             await self._db.transact(lambda tx: write_step(tx, before, decided, self.owner, present), operation_id)
         except UniqueViolation as taken:  # session_extensions_one_payment, …_one_pending: somebody else was first
+            raise StepOvertaken(taken.diag.constraint_name) from taken
+
+    async def commit_credits(self, owed: Sequence[Step]) -> None:
+        """Write credits of downtime that were decided at the same moment, all or none; none is spoken of.
+
+        Raises:
+            StepOvertaken, StoreUnavailable
+        """
+        try:
+            await self._db.transact(lambda tx: write_credits(tx, owed, self.owner), str(uuid.uuid4()))
+        except UniqueViolation as taken:  # a step of the timeline is there already
             raise StepOvertaken(taken.diag.constraint_name) from taken
 
     async def load(self, session_id: str) -> Stored | None:

@@ -5,10 +5,11 @@ nothing is kept. Every effect but `Send` becomes statements here; nothing is dec
 `halo/store/sessions.py`, which commits them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
+import msgspec
 from psycopg.types.json import Jsonb
 
 from halo.effects import (
@@ -84,6 +85,34 @@ async def insert_session(tx: Transaction, opened: Step, owner: str) -> None:
     await _run(tx, [Write(SQL["insert_session"], row), _timeline(opened, None), *_effects(opened, frozenset())])
 
 
+async def write_credits(tx: Transaction, owed: Sequence[Step], owner: str) -> None:
+    """Write many credits of downtime, all decided at the same moment.
+
+    Raises:
+        StepOvertaken: one of the rows is no longer what its credit was decided on; none is written.
+    """
+    sessions = [credit.session for credit in owed]
+    values: dict[str, Value] = {
+        "owner": owner,
+        "at": owed[0].at,
+        "event": owed[0].event,
+        "cause": owed[0].cause,
+        "session_ids": [session.session_id for session in sessions],
+        "epochs": [session.epoch for session in sessions],
+        "versions": [session.version for session in sessions],
+        "running_since": [session.running_since for session in sessions],
+        "expires_at": [session.expires_at for session in sessions],
+        "deadline_at": [session.deadline_at for session in sessions],
+        "statuses": [session.status.value for session in sessions],
+        "evidences": [msgspec.json.encode(dict(credit.evidence)).decode() for credit in owed],
+    }
+    moved, *_ = await tx.execute_all(
+        [(SQL["credit_sessions"], values), (SQL["credit_timelines"], values), (SQL["credit_extensions"], values)]
+    )
+    if moved.touched != len(sessions):
+        raise StepOvertaken("session")
+
+
 async def _run(tx: Transaction, writes: list[Write]) -> None:
     results = await tx.execute_all([(write.query, write.values) for write in writes])
     for write, result in zip(writes, results, strict=True):
@@ -122,9 +151,10 @@ def _effect(effect: Effect, decided: Step, present: frozenset[Party]) -> Iterato
                 *payments.consumption(effect.payment_request_id, after.session_id, effect.type.value, at), "payment"
             )
         case FailPayment():
-            yield Write(
-                *payments.failure(effect.payment_request_id, effect.cause.value, at, session_id=after.session_id)
+            failing = payments.failure(
+                effect.payment_request_id, effect.cause.value, at, session_id=after.session_id, expected=effect.expected
             )
+            yield Write(*failing, "payment" if effect.expected is not None else None)
         case FailUnusedPayments():
             yield Write(*payments.failure_of_unused(effect.session_id, at))
         case RefundTimeLeft():

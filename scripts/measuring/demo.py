@@ -35,7 +35,7 @@ async def measure(say: Callable[[str], None], repository: Path) -> Measurement:
             for name, command in steps.items():
                 say(f"demo: {name}")
                 began = time.perf_counter()
-                said = await _run(command)
+                said = await _run(command, directory)
                 seconds[name] = time.perf_counter() - began
                 if NO_INDEX in said:
                     return Measurement(
@@ -52,14 +52,19 @@ class StepFailed(Exception):
     """A step between the clone and the end of the demo did not succeed."""
 
 
-async def _run(command: list[str]) -> str:
-    """What the command said. Raises StepFailed, unless it failed because there is no package index."""
+async def _run(command: list[str], directory: Path) -> str:
+    """What the command said. Raises StepFailed, unless it failed because there is no package index.
+
+    It runs in `directory`: in our own, `python -m halo` would find this working tree before the clone.
+    """
     environment = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("HALO_", "PYTHON")) or name == "HALO_PYTHON"
     }
-    done = await trio.run_process(command, check=False, capture_stdout=True, stderr=subprocess.STDOUT, env=environment)
+    done = await trio.run_process(
+        command, check=False, capture_stdout=True, stderr=subprocess.STDOUT, env=environment, cwd=directory
+    )
     said = done.stdout.decode(errors="replace")
     if done.returncode and NO_INDEX not in said:
         raise StepFailed(f"{Path(command[0]).name} ended with status {done.returncode}: {said[-500:]}")

@@ -42,13 +42,18 @@ from halo.effects import (
 from halo.errors import Refusal, StepOvertaken, StoreUnavailable
 from halo.events import Reachability
 from halo.payment import Payment, PaymentStatus
-from halo.rules import open_session
+from halo.rules import open_session, refuse_message
 from halo.session import DecidedBy, Extension, ExtensionStatus, FailureCause, Party, Session, SessionStatus
 
 START: Moment = 1_795_521_600_000
 """2026-11-24T12:00:00Z, when Trio's mock clock stands at 0."""
 THERE = Reachability(
-    online=True, heartbeat_age_ms=12_000, heartbeat_fresh=True, connected=True, socket_answered_age_ms=3_000, source="mirror"
+    online=True,
+    heartbeat_age_ms=12_000,
+    heartbeat_fresh=True,
+    connected=True,
+    socket_answered_age_ms=3_000,
+    source="mirror",
 )
 BOUND = {ExtensionStatus.PENDING, ExtensionStatus.ACCEPTED}
 UNSPENT = {PaymentStatus.PENDING, PaymentStatus.CONFIRMED}
@@ -191,7 +196,7 @@ class Tables:
 
     # ---- effects, each with the guard of its SQL
 
-    def apply(self, effect: Effect, decided: Step, present: frozenset[Party]) -> None:
+    def apply(self, effect: Effect, decided: Step, present: frozenset[Party]) -> None:  # noqa: C901  # one case an effect
         after, at = decided.session, decided.at
         match effect:
             case Send():
@@ -199,6 +204,8 @@ class Tables:
             case ConsumePayment():
                 self._consume(effect, after)
             case FailPayment():
+                expected = effect.expected
+                self._require(expected in {None, self.payments[effect.payment_request_id].status})
                 self._fail(effect.payment_request_id, effect.cause.value, after.session_id)
             case FailUnusedPayments():
                 for payment in list(self.payments.values()):
@@ -262,7 +269,7 @@ class Tables:
         self.extensions[extension.extension_id] = (extension, None)
 
     @staticmethod
-    def _require(holds: bool) -> None:  # noqa: FBT001  # the guard of a statement: it matched, or it did not
+    def _require(holds: bool) -> None:  # the guard of a statement: it matched, or it did not
         if not holds:
             raise StepOvertaken
 
@@ -331,7 +338,9 @@ class FakeDatabase:
         return self.tables.sessions[session_id].session
 
     def history(self, session_id: str) -> list[str]:
-        entries = sorted((version, entry) for (id_, version), entry in self.tables.timeline.items() if id_ == session_id)
+        entries = sorted(
+            (version, entry) for (id_, version), entry in self.tables.timeline.items() if id_ == session_id
+        )
         return [entry.event for _, entry in entries]
 
     def find_payment(self, payment_request_id: str) -> Payment | None:
@@ -358,7 +367,15 @@ def _entry(decided: Step, before: Session | None) -> Entry:
         late_ms = decided.at - before.deadline_at
     downtime_ms = decided.evidence.get("downtime_ms", 0)
     return Entry(
-        after.version, after.epoch, decided.at, decided.event, status, after.status.value, decided.cause, downtime_ms, late_ms
+        after.version,
+        after.epoch,
+        decided.at,
+        decided.event,
+        status,
+        after.status.value,
+        decided.cause,
+        downtime_ms,
+        late_ms,
     )
 
 
@@ -411,7 +428,8 @@ class FakeNode:
             if (
                 row is None
                 or row.owner != self.owner
-                or (row.session.status, row.session.epoch, row.session.version) != (before.status, after.epoch, before.version)
+                or (row.session.status, row.session.epoch, row.session.version)
+                != (before.status, after.epoch, before.version)
             ):
                 raise StepOvertaken
             assert operation_id not in draft.operations
@@ -460,7 +478,7 @@ class FakeNode:
             self.appended.append(len(rows))
             there = self.database.messages[session_id]
             row = self.database.tables.sessions.get(session_id)
-            if row is None or row.session.epoch != epoch:
+            if row is None or row.session.epoch != epoch or refuse_message(row.session.status) is not None:
                 raise StepOvertaken
             seqs = {message.seq for message in there}
             ids = {(message.sender, message.id) for message in there}
@@ -471,13 +489,31 @@ class FakeNode:
 
     # ---- Ownership
 
+    async def commit_credits(self, owed: Sequence[Step]) -> None:
+        async with self._call("commit_credits"):
+            draft = self.database.tables.copy()
+            for credit in owed:
+                after, row = credit.session, draft.sessions[credit.session.session_id]
+                if row.owner != self.owner or (row.session.epoch, row.session.version) != (
+                    after.epoch,
+                    after.version - 1,
+                ):
+                    raise StepOvertaken
+                draft.sessions[after.session_id] = SessionRow(after, self.owner, credit.at)
+                draft.timeline[after.session_id, after.version] = _entry(credit, row.session)
+                for effect in credit.effects:
+                    draft.apply(effect, credit, frozenset())
+            self.database.tables = draft
+
     async def take_up(self, limit: int) -> list[TakenUpRow]:
         async with self._call("take_up"):
             rows = self.database.tables.sessions
             orphans = [
                 row
                 for row in rows.values()
-                if row.session.status is not SessionStatus.ENDED and row.owner != self.owner and not self._has_living_owner(row)
+                if row.session.status is not SessionStatus.ENDED
+                and row.owner != self.owner
+                and not self._has_living_owner(row)
             ]
             taken = []
             for row in sorted(orphans, key=lambda row: row.session.deadline_at or 0)[:limit]:
@@ -506,7 +542,8 @@ class FakeNode:
             return [
                 row.session.session_id
                 for row in self.database.tables.sessions.values()
-                if user_id in {row.session.customer_id, row.session.mitra_id} and row.session.status is not SessionStatus.ENDED
+                if user_id in {row.session.customer_id, row.session.mitra_id}
+                and row.session.status is not SessionStatus.ENDED
             ]
         raise AssertionError("unreachable")
 
@@ -582,6 +619,9 @@ class FakeEar:
         self.closed: list[int] = []
         self.answers: list[tuple[str, int | str]] = []
         """Each message of its own with the `seq` it got, or the code of the refusal."""
+
+    def hint(self, frame: bytes) -> None:
+        self.send(frame)
 
     def send(self, frame: bytes) -> None:
         self.heard.append(json.loads(frame))
@@ -690,7 +730,9 @@ class Chat:
 class House:
     """One node with its actors, on a database that may outlive it."""
 
-    def __init__(self, nursery: trio.Nursery, database: FakeDatabase, config: LiveConfig, budget: RestartBudget | None) -> None:
+    def __init__(
+        self, nursery: trio.Nursery, database: FakeDatabase, config: LiveConfig, budget: RestartBudget | None
+    ) -> None:
         self.nursery = nursery
         self.database = database
         self.node = FakeNode(database)
@@ -708,6 +750,11 @@ class House:
             outside=self.outside,
         )
         self.registry = Registry(nursery, ports, self.node, budget)
+
+    def loses_clocks_for(self, milliseconds: int) -> None:
+        """As if from now on for so long no clock was kept, and the beat returned already."""
+        now = self.clock.now()
+        self.registry.credit_downtime(now, now + milliseconds)
 
     async def opens(self, *, minutes: int = 10, confirmed: bool = True, minute_ms: int = 60_000) -> Chat:
         """A session that a mitra has just accepted, with both participants on it."""

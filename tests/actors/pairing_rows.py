@@ -39,9 +39,16 @@ class FakeMitra:
 
 
 @dataclass(frozen=True, slots=True)
+class FakeBefore:
+    session_id: str
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
 class FakeAnswered:
     pairing_id: str
     opened: Step | None
+    before: FakeBefore | None = None
 
 
 class FakeRows:
@@ -169,7 +176,7 @@ class FakeRows:
         self._fail(search.pairing_id)
         self._answer("give_up")
 
-    async def take_up(self, not_before: Moment) -> list[str]:
+    async def take_up(self, not_before: Moment, kept: Collection[str] = ()) -> list[str]:
         """All of them: whoever asks is another incarnation."""
         await self._arrive()
         taken = [search for search in self.searches.values() if search.status is PairingStatus.SEARCHING]
@@ -198,6 +205,9 @@ class FakeRows:
     async def accept(self, offer_id: str, mitra_id: str, open_: Callable[[Search], Step], at: Moment) -> FakeAnswered:
         await self._arrive()
         search, offer = self._find_offer(offer_id, mitra_id)
+        if offer.status is OfferStatus.ACCEPTED and search.session_id is not None:
+            session = self.sessions[search.session_id].session
+            return FakeAnswered(search.pairing_id, None, FakeBefore(session.session_id, session.status.value))
         if offer.status is not OfferStatus.OPEN:
             raise OfferResolved
         mitra = self.mitras[mitra_id]

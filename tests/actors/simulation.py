@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import trio
@@ -63,7 +64,7 @@ class Violated(AssertionError):
     """The oracle found something that must never be."""
 
 
-def require(holds: bool, what: str) -> None:  # noqa: FBT001  # reads as an assertion
+def require(holds: bool, what: str) -> None:  # reads as an assertion
     if not holds:
         raise Violated(what)
 
@@ -119,7 +120,9 @@ class Socket(FakeEar):
     def _hear(self, seq: int, sender: str, id_: str, body: str) -> None:
         person = self.person
         row = person.row(seq)
-        require(row is not None and (row.sender, row.id, row.body) == (sender, id_, body), "heard what is not durable (C5)")
+        require(
+            row is not None and (row.sender, row.id, row.body) == (sender, id_, body), "heard what is not durable (C5)"
+        )
         require(seq not in self.live, f"seq {seq} was heard twice on one socket (C4)")
         require(seq <= person.seen_to + 1, f"seq {seq} was heard before something that lies before it (C4)")
         self.live.add(seq)
@@ -179,7 +182,9 @@ class Person:
         view = actor.join(self.socket)
         self.ended = False
         self.seen_to = max(self.seen_to, view.last_seq)
-        require(view.last_seq <= len(self.world.database.messages[self.chat.session_id]), "a view counts what is not stored")
+        require(
+            view.last_seq <= len(self.world.database.messages[self.chat.session_id]), "a view counts what is not stored"
+        )
         if view.session.extension is not None:
             self.asked_for = view.session.extension.extension_id
 
@@ -244,7 +249,9 @@ class Person:
             self.user_id, status, amount=minutes * 1000, duration_minutes=minutes, session_id=of_session
         )
         if of_session is not None and self.world.database.session(self.chat.session_id).status is SessionStatus.ENDED:
-            del self.world.database.tables.payments[payment.payment_request_id]  # the real store refuses to sell it (M7)
+            del self.world.database.tables.payments[
+                payment.payment_request_id
+            ]  # the real store refuses to sell it (M7)
         elif rng.random() < 0.1:
             return replace(payment, amount=payment.amount - 1)
         else:
@@ -320,8 +327,14 @@ class World:
         if rng.random() >= self.fault_rate:
             return Fault(delay_seconds=rng.choice([0.0, 0.0, 0.003, 0.05])) if rng.random() < 0.5 else NO_FAULT
         self.figures.counts["faults"] += 1
-        rare = [Fault(before=Broken), Fault(after=Broken)] if method in {"commit", "append", "reachability", "find_message"} else []
-        return rng.choice([AWAY, UNKNOWN, UNKNOWN, Fault(delay_seconds=2.0), Fault(after=StoreUnavailable, delay_seconds=0.5), *rare])
+        rare = (
+            [Fault(before=Broken), Fault(after=Broken)]
+            if method in {"commit", "append", "reachability", "find_message"}
+            else []
+        )
+        return rng.choice(
+            [AWAY, UNKNOWN, UNKNOWN, Fault(delay_seconds=2.0), Fault(after=StoreUnavailable, delay_seconds=0.5), *rare]
+        )
 
     def _crash(self) -> None:
         house = self.house
@@ -334,7 +347,9 @@ class World:
         self._down_since = house.node.alive_at
 
     async def _start_again(self, nursery: trio.Nursery) -> None:
-        self.outages.append((self._down_since, self.clock.now()))  # at the latest: from here on some are kept, one after another
+        self.outages.append(
+            (self._down_since, self.clock.now())
+        )  # at the latest: from here on some are kept, one after another
         await nursery.start(self._run_house)
 
     # ---- what goes wrong
@@ -377,7 +392,7 @@ class World:
         self.away_since = None
         if not house.lease.kept:
             self.outages.append((since, self.clock.now()))
-            house.registry.credit_downtime(self.clock.now() - since)
+            house.registry.credit_downtime(since, self.clock.now())
             house.lease.kept = True
         await trio.sleep(10)  # a node that dies before it could credit its own gap is a fault on a fault
 
@@ -400,7 +415,9 @@ class World:
 
     async def _settle(self, chat: Chat) -> None:
         await trio.sleep(self.rng.uniform(0, 50))
-        self.database.settle(chat.payment.payment_request_id, self.rng.choice([PaymentStatus.CONFIRMED, PaymentStatus.FAILED]))
+        self.database.settle(
+            chat.payment.payment_request_id, self.rng.choice([PaymentStatus.CONFIRMED, PaymentStatus.FAILED])
+        )
         if self.house is not None and self.rng.random() < 0.8:
             await self.house.registry.payment_settled(chat.session_id)
 
@@ -458,17 +475,21 @@ class Oracle:
         require(all(row.at <= ended_at for row in rows), "a message was accepted after the end (C6)")
 
     def _entries(self, session: Session) -> list[Any]:
-        found = [(version, e) for (id_, version), e in self._database.tables.timeline.items() if id_ == session.session_id]
+        found = [
+            (version, e) for (id_, version), e in self._database.tables.timeline.items() if id_ == session.session_id
+        ]
         return [entry for _, entry in sorted(found, key=lambda pair: pair[0])]
 
     def _check_history(self, session: Session) -> None:
         entries = self._entries(session)
         require([e.version for e in entries] == list(range(1, len(entries) + 1)), "versions are not dense (S3)")
-        require(all(a.epoch <= b.epoch for a, b in zip(entries, entries[1:], strict=False)), "epochs go back (S3)")
-        for before, after in zip(entries, entries[1:], strict=False):
+        require(all(a.epoch <= b.epoch for a, b in pairwise(entries)), "epochs go back (S3)")
+        for before, after in pairwise(entries):
             require(before.to_status == after.from_status, "the history has a gap (S1)")
             leads_to = {status for rule in RULES[SessionStatus(before.to_status)].values() for status in rule.leads_to}
-            require(SessionStatus(after.to_status) in leads_to, f"{before.to_status} to {after.to_status} is no rule (S1)")
+            require(
+                SessionStatus(after.to_status) in leads_to, f"{before.to_status} to {after.to_status} is no rule (S1)"
+            )
 
     def _check_time(self, session: Session) -> None:
         accounts = session.served_ms + session.refunded_ms + session.forfeited_ms + session.remaining_ms
@@ -476,7 +497,7 @@ class Oracle:
         require(session.remaining_ms == 0, "an ended session has time left")
         kept_ms = 0
         entries = self._entries(session)
-        for before, after in zip(entries, entries[1:], strict=False):
+        for before, after in pairwise(entries):
             if before.to_status == SessionStatus.ACTIVE.value:
                 kept_ms += after.at - before.at - self._away_ms(before.at, after.at)
         for entry in entries:
@@ -499,8 +520,12 @@ class Oracle:
     def _check_money(self, session: Session) -> None:
         tables = self._database.tables
         ledger = {id_: row for id_, row in tables.ledger.items() if row.session_id == session.session_id}
-        require(sum(row.amount for row in ledger.values()) == session.paid_amount, "paid_amount is not the ledger's (M4)")
-        require(sum(row.duration_minutes for row in ledger.values()) * session.minute_ms == session.paid_ms, "minutes (M4)")
+        require(
+            sum(row.amount for row in ledger.values()) == session.paid_amount, "paid_amount is not the ledger's (M4)"
+        )
+        require(
+            sum(row.duration_minutes for row in ledger.values()) * session.minute_ms == session.paid_ms, "minutes (M4)"
+        )
         for id_, row in ledger.items():
             payment = tables.payments[id_]
             require(payment.status is PaymentStatus.CONSUMED, "charged, but not consumed (M1)")
@@ -514,7 +539,9 @@ class Oracle:
             match extension.status:
                 case ExtensionStatus.ACCEPTED:
                     accepted += 1
-                    require(ledger[extension.payment_request_id].type is LedgerType.EXTENSION, "accepted, not charged (M2)")
+                    require(
+                        ledger[extension.payment_request_id].type is LedgerType.EXTENSION, "accepted, not charged (M2)"
+                    )
                     require(payment.amount == extension.price, "the price (M4)")
                 case ExtensionStatus.REJECTED | ExtensionStatus.TIMEOUT:
                     require(extension.payment_request_id not in ledger, "refused and charged (M6)")
@@ -523,7 +550,11 @@ class Oracle:
                     pass
         of_extensions = [row for row in ledger.values() if row.type is LedgerType.EXTENSION]
         require(len(of_extensions) == accepted == session.extensions_accepted, "charges and acceptances differ (M2)")
-        loose = [p for p in tables.payments.values() if p.session_id == session.session_id and p.status is PaymentStatus.CONFIRMED]
+        loose = [
+            p
+            for p in tables.payments.values()
+            if p.session_id == session.session_id and p.status is PaymentStatus.CONFIRMED
+        ]
         require(not loose, "confirmed money without an outcome (M7)")
 
 
@@ -556,8 +587,9 @@ def simulate(seed: int) -> Figures:
 
 
 def run(arguments: list[str] | None = None) -> int:
-    configure_logging("critical", "console")
-    parser = argparse.ArgumentParser(prog="scripts/simulate", description="Play stories of bad luck against the actors.")
+    parser = argparse.ArgumentParser(
+        prog="scripts/simulate", description="Play stories of bad luck against the actors."
+    )
     parser.add_argument("--seeds", type=int, default=1_000, metavar="N", help="how many stories (1000)")
     parser.add_argument("--first", type=int, default=0, metavar="S", help="the first seed (0)")
     parser.add_argument("--seed", type=int, default=None, metavar="S", help="only this one")
@@ -569,12 +601,13 @@ def run(arguments: list[str] | None = None) -> int:
         total += simulate(seed).counts
         if time.monotonic() - told > 5:
             told = time.monotonic()
-            print(f"{played} of {len(seeds)} stories, {told - began:.0f} s", file=sys.stderr)
-    print(f"{len(seeds)} stories in {time.monotonic() - began:.1f} s, everything held; in them:")
+            sys.stderr.write(f"{played} of {len(seeds)} stories, {told - began:.0f} s\n")
+    sys.stdout.write(f"{len(seeds)} stories in {time.monotonic() - began:.1f} s, everything held; in them:\n")
     for name, count in sorted(total.items()):
-        print(f"  {name:<32} {count}")
+        sys.stdout.write(f"  {name:<32} {count}\n")
     return 0
 
 
 if __name__ == "__main__":
+    configure_logging("critical", "console")
     sys.exit(run())

@@ -146,7 +146,9 @@ async def test_a_failed_append_is_told_to_the_speaker_and_a_retry_gets_through(a
 
 
 @pytest.mark.parametrize("retries", [True, False])
-async def test_what_turns_out_to_be_durable_is_heard_once_by_itself(autojump_clock: MockClock, *, retries: bool) -> None:
+async def test_what_turns_out_to_be_durable_is_heard_once_by_itself(
+    autojump_clock: MockClock, *, retries: bool
+) -> None:
     """The append was done and its answer was lost: whether or not the speaker tries again, it is delivered once."""
     async with open_house() as house:
         chat = await house.opens()
@@ -166,7 +168,9 @@ async def test_what_turns_out_to_be_durable_is_heard_once_by_itself(autojump_clo
         assert [seq for seq, _ in chat.mitra.bodies()] == [1, 2, 3]
 
 
-async def test_while_the_store_stays_away_everyone_is_told_and_nothing_is_lost_or_doubled(autojump_clock: MockClock) -> None:
+async def test_while_the_store_stays_away_everyone_is_told_and_nothing_is_lost_or_doubled(
+    autojump_clock: MockClock,
+) -> None:
     async with open_house() as house:
         chat = await house.opens()
         house.node.fails("append", UNKNOWN)
@@ -209,7 +213,9 @@ async def test_a_tail_that_somebody_else_wrote_is_read_before_anything_is_number
         assert [(seq, body) for seq, _, body in chat.messages] == [(1, "hello"), (2, "body of m1")]
 
 
-async def test_an_append_that_is_overtaken_with_nothing_there_is_refused_and_the_session_goes_on(autojump_clock: MockClock) -> None:
+async def test_an_append_that_is_overtaken_with_nothing_there_is_refused_and_the_session_goes_on(
+    autojump_clock: MockClock,
+) -> None:
     async with open_house() as house:
         chat = await house.opens()
         house.node.fails("append", OVERTAKEN, OVERTAKEN)

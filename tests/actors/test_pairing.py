@@ -323,12 +323,36 @@ class TestAccept:
         winner, loser = [house.rows.add_mitra() for _ in range(2)]
         await house.search()
         await house.desk.accept(house.offer(winner), winner)
+        with pytest.raises(OfferResolved):
+            await house.desk.accept(house.offer(loser), loser)
         for mitra_id in (winner, loser):
-            with pytest.raises(OfferResolved):
-                await house.desk.accept(house.offer(mitra_id), mitra_id)
             with pytest.raises(OfferResolved):
                 await house.desk.decline(house.offer(mitra_id), mitra_id)
         assert len(house.sessions.opened_steps) == 1
+
+    async def test_the_winners_yes_again_names_the_same_session_and_tells_nobody_twice(
+        self, house: House, autojump_clock: MockClock
+    ) -> None:
+        mitra_id = house.rows.add_mitra(max_sessions=1)
+        await house.search()
+        first = await house.desk.accept(house.offer(mitra_id), mitra_id)
+        await wait_all_tasks_blocked()
+        told = len(house.lobby.told)
+        assert await house.desk.accept(house.offer(mitra_id), mitra_id) == first
+        await wait_all_tasks_blocked()
+        assert (len(house.sessions.opened_steps), len(house.lobby.told)) == (1, told)
+
+    async def test_the_winners_yes_again_opens_a_session_whose_first_answer_was_lost(
+        self, house: House, autojump_clock: MockClock
+    ) -> None:
+        mitra_id = house.rows.add_mitra()
+        await house.search()
+        house.rows.lost_answers = ["accept"]
+        with pytest.raises(StoreUnavailable):
+            await house.desk.accept(house.offer(mitra_id), mitra_id)
+        session_id, _ = await house.desk.accept(house.offer(mitra_id), mitra_id)
+        await wait_all_tasks_blocked()
+        assert [step.session.session_id for step in house.sessions.opened_steps] == [session_id]
 
     async def test_a_mitra_without_room_keeps_the_offer_for_when_there_is_some(
         self, house: House, autojump_clock: MockClock

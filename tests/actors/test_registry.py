@@ -101,7 +101,7 @@ async def test_what_nobody_asked_for_survives_a_crash_before_it(
         house.node.fails("append", BROKEN)
         chat.says(chat.customer, "m1")
         if waits == "credit":
-            house.registry.credit_downtime(7_000)
+            house.loses_clocks_for(7_000)
             await trio.sleep(1)
             assert chat.row.deadline_at == START + 607_000
         else:
@@ -148,7 +148,9 @@ async def test_past_its_budget_a_session_is_parked_alone(
         assert [type(actor) for actor in house.registry] == [type(sick.actor)]
 
 
-async def test_other_sessions_notice_nothing_of_a_crash(autojump_clock: MockClock, claims_errors: list[logging.LogRecord]) -> None:
+async def test_other_sessions_notice_nothing_of_a_crash(
+    autojump_clock: MockClock, claims_errors: list[logging.LogRecord]
+) -> None:
     """X6: not even the one whose commands are under way in the same moment."""
     async with open_house() as house:
         sick, *others = [await house.opens() for _ in range(5)]
@@ -171,7 +173,9 @@ async def test_other_sessions_notice_nothing_of_a_crash(autojump_clock: MockCloc
         assert len(claims_errors) == 1
 
 
-async def test_draining_does_not_wait_for_the_parked(autojump_clock: MockClock, claims_errors: list[logging.LogRecord]) -> None:
+async def test_draining_does_not_wait_for_the_parked(
+    autojump_clock: MockClock, claims_errors: list[logging.LogRecord]
+) -> None:
     async with open_house(budget=RestartBudget(restarts=0)) as house:
         sick, _ = await house.opens(), await house.opens()
         house.node.fails("commit", BROKEN)
@@ -185,7 +189,9 @@ async def test_draining_does_not_wait_for_the_parked(autojump_clock: MockClock, 
 # ---- ownership
 
 
-async def test_an_actor_whose_session_was_taken_by_another_node_sends_its_sockets_there_and_stops(autojump_clock: MockClock) -> None:
+async def test_an_actor_whose_session_was_taken_by_another_node_sends_its_sockets_there_and_stops(
+    autojump_clock: MockClock,
+) -> None:
     async with open_house() as house:
         chat = await house.opens()
         house.node.alive = False  # as the other node sees it: our lock is gone
@@ -263,7 +269,9 @@ async def test_a_restart_credits_the_downtime_and_the_session_goes_on(autojump_c
 
 
 @pytest.mark.parametrize("away_seconds", [0.5, 500.0])
-async def test_deadlines_that_fell_meanwhile_wait_for_people_to_return(autojump_clock: MockClock, away_seconds: float) -> None:
+async def test_deadlines_that_fell_meanwhile_wait_for_people_to_return(
+    autojump_clock: MockClock, away_seconds: float
+) -> None:
     async with open_house(extension_timeout_seconds=60) as house:
         chat = await house.opens(minutes=5)
         extension = await chat.asks()
@@ -317,7 +325,9 @@ async def test_sessions_whose_taking_up_was_not_answered_are_found_the_next_time
         assert await second.registry.restore() == 0
 
 
-async def test_who_dies_before_its_first_credit_leaves_all_of_the_downtime_to_the_next(autojump_clock: MockClock) -> None:
+async def test_who_dies_before_its_first_credit_leaves_all_of_the_downtime_to_the_next(
+    autojump_clock: MockClock,
+) -> None:
     """Two crashes in a row: the first downtime must not be forgotten because somebody lived for a moment between them."""
     async with open_house() as house:
         chat = await house.opens(minutes=5)
@@ -325,6 +335,7 @@ async def test_who_dies_before_its_first_credit_leaves_all_of_the_downtime_to_th
         house.crash()
     await trio.sleep(100)
     async with open_house(house.database) as second:
+        second.node.fails("commit_credits", AWAY)
         second.node.fails("commit", *[AWAY] * 100)
         assert await second.registry.restore() == 1
         await trio.sleep(3)
@@ -336,7 +347,9 @@ async def test_who_dies_before_its_first_credit_leaves_all_of_the_downtime_to_th
         assert chat.row.deadline_at == START + 453_000
 
 
-async def test_a_session_that_pairing_committed_without_learning_of_it_gets_its_actor(autojump_clock: MockClock) -> None:
+async def test_a_session_that_pairing_committed_without_learning_of_it_gets_its_actor(
+    autojump_clock: MockClock,
+) -> None:
     async with open_house() as house:
         chat = await house.opens()
         async with open_house(house.database) as other:
@@ -388,7 +401,9 @@ async def test_an_ended_session_is_viewed_and_refuses_by_name(autojump_clock: Mo
         assert await refused_with(chat.asks()) is SessionNotActive
         assert await refused_with(chat.answers(extension, accepted=True)) is ExtensionResolved
         assert await refused_with(chat.cancels(extension)) is ExtensionResolved
-        unknown = house.registry.respond_extension(chat.session_id, chat.session_id, mitra_id=chat.mitra_id, accepted=True)
+        unknown = house.registry.respond_extension(
+            chat.session_id, chat.session_id, mitra_id=chat.mitra_id, accepted=True
+        )
         assert await refused_with(unknown) is NotFound
         assert await refused_with(house.registry.end(chat.session_id, EndedBy.ADMIN, user_id=None)) is SessionNotActive
 

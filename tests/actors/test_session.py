@@ -151,7 +151,12 @@ async def test_a_cancelled_extension_frees_its_payment_for_another_request(autoj
     ],
 )
 async def test_silence_is_decided_by_the_policy_at_its_deadline(
-    autojump_clock: MockClock, settings: dict[str, Any], seen: Any, status: ExtensionStatus, decided_by: DecidedBy, reason: str
+    autojump_clock: MockClock,
+    settings: dict[str, Any],
+    seen: Any,
+    status: ExtensionStatus,
+    decided_by: DecidedBy,
+    reason: str,
 ) -> None:
     async with open_house(extension_timeout_seconds=45, **settings) as house:
         house.facts.seen = seen
@@ -162,7 +167,11 @@ async def test_silence_is_decided_by_the_policy_at_its_deadline(
         assert (stored.status, by) == (status, decided_by)
         assert chat.customer.when("extension_response") == [45.0]
         (told,) = chat.customer.of("extension_response")
-        assert (told["reason"], told["accepted"], told["via_timeout"]) == (reason, status is ExtensionStatus.ACCEPTED, True)
+        assert (told["reason"], told["accepted"], told["via_timeout"]) == (
+            reason,
+            status is ExtensionStatus.ACCEPTED,
+            True,
+        )
         charged = extension.payment_request_id in house.database.tables.ledger
         assert charged == (status is ExtensionStatus.ACCEPTED)
 
@@ -322,14 +331,16 @@ STRANGER = new_id()
         lambda chat, extension: chat.house.registry.cancel_extension(
             chat.session_id, extension.extension_id, customer_id=STRANGER
         ),
-        lambda chat, extension: chat.house.registry.end(chat.session_id, EndedBy.CUSTOMER, user_id=STRANGER),
-        lambda chat, extension: chat.house.registry.view(chat.session_id, user_id=STRANGER),
-        lambda chat, extension: chat.house.registry.view(new_id(), user_id=STRANGER),
+        lambda chat, _: chat.house.registry.end(chat.session_id, EndedBy.CUSTOMER, user_id=STRANGER),
+        lambda chat, _: chat.house.registry.view(chat.session_id, user_id=STRANGER),
+        lambda chat, _: chat.house.registry.view(new_id(), user_id=STRANGER),
         lambda chat, extension: chat.answers(replace(extension, extension_id=new_id()), accepted=True),
         lambda chat, extension: chat.cancels(replace(extension, extension_id=new_id())),
     ],
 )
-async def test_to_strangers_and_for_strange_ids_there_is_no_such_thing(autojump_clock: MockClock, call: Callable[..., Any]) -> None:
+async def test_to_strangers_and_for_strange_ids_there_is_no_such_thing(
+    autojump_clock: MockClock, call: Callable[..., Any]
+) -> None:
     async with open_house() as house:
         chat = await house.opens()
         extension = await chat.asks()
@@ -400,7 +411,9 @@ async def test_a_participant_who_is_not_on_the_chat_is_asked_in_the_lobby(autoju
         chat = await house.opens()
         chat.actor.audience.leave(chat.mitra)
         extension = await chat.asks()
-        assert [(user, type(frame).__name__) for user, frame in house.outside.told] == [(chat.mitra_id, "ExtensionRequest")]
+        assert [(user, type(frame).__name__) for user, frame in house.outside.told] == [
+            (chat.mitra_id, "ExtensionRequest")
+        ]
         user_id, template, due_at = house.database.tables.pushes[f"extension:{extension.extension_id}"]
         assert (user_id, template, due_at) == (chat.mitra_id, "extension_request", START)
         await chat.answers(extension, accepted=True)
@@ -418,7 +431,9 @@ async def test_an_overtaken_step_is_decided_anew_on_what_is_true_now(autojump_cl
         assert (chat.row.version, chat.row.status, chat.row.price) == (8, EXTENDING, 1)
 
 
-async def test_a_step_that_is_overtaken_again_and_again_is_given_up_and_its_asker_told(autojump_clock: MockClock) -> None:
+async def test_a_step_that_is_overtaken_again_and_again_is_given_up_and_its_asker_told(
+    autojump_clock: MockClock,
+) -> None:
     async with open_house() as house:
         chat = await house.opens()
         house.node.fails("commit", *[OVERTAKEN] * OVERTAKEN_MAX)
@@ -465,7 +480,9 @@ async def test_an_end_that_another_writer_committed_is_told_to_the_sockets(autoj
 # ---- the store is away
 
 
-async def test_a_command_that_meets_an_absent_store_is_refused_as_retryable_and_said_to_nobody(autojump_clock: MockClock) -> None:
+async def test_a_command_that_meets_an_absent_store_is_refused_as_retryable_and_said_to_nobody(
+    autojump_clock: MockClock,
+) -> None:
     async with open_house() as house:
         chat = await house.opens()
         house.node.fails("commit", AWAY)
@@ -479,7 +496,9 @@ async def test_a_command_that_meets_an_absent_store_is_refused_as_retryable_and_
         assert chat.mitra.types() == ["extension_request", "session_paused"]
 
 
-async def test_a_commit_without_an_answer_is_spoken_of_once_when_it_turns_out_to_be_durable(autojump_clock: MockClock) -> None:
+async def test_a_commit_without_an_answer_is_spoken_of_once_when_it_turns_out_to_be_durable(
+    autojump_clock: MockClock,
+) -> None:
     """Nobody needs to do anything for that: its deadline is running."""
     async with open_house(extension_timeout_seconds=30) as house:
         chat = await house.opens()
@@ -539,14 +558,16 @@ async def test_a_deadline_whose_facts_cannot_be_had_is_tried_again(autojump_cloc
         assert len(house.node.calls) - tried < 12
 
 
-async def test_without_the_lease_no_deadline_is_acted_upon_and_the_downtime_is_credited_first(autojump_clock: MockClock) -> None:
+async def test_without_the_lease_no_deadline_is_acted_upon_and_the_downtime_is_credited_first(
+    autojump_clock: MockClock,
+) -> None:
     async with open_house(reconnect_grace_seconds=10) as house:
         chat = await house.opens(minutes=1)
         await trio.sleep(30)
         house.lease.kept = False
         await trio.sleep(300)
         assert chat.row.status is ACTIVE
-        house.registry.credit_downtime(300_000)
+        house.loses_clocks_for(300_000)
         house.lease.kept = True
         await settle()
         assert chat.row.deadline_at == START + 360_000
@@ -567,7 +588,7 @@ async def test_an_alarm_that_rang_before_the_credit_waits_for_it(autojump_clock:
         house.lease.kept = False
         chat.says(chat.customer, "m1")
         await trio.sleep(100)  # the alarm rang at 60 s and waits behind the append
-        house.registry.credit_downtime(100_000)
+        house.loses_clocks_for(100_000)
         house.lease.kept = True
         held.set()
         await settle()
@@ -588,7 +609,7 @@ async def test_a_credit_that_meets_an_absent_store_is_given_once_and_before_any_
         await trio.sleep(59)
         house.node.fails("commit", fault, AWAY, AWAY)
         house.node.fails("load", AWAY, AWAY, AWAY, AWAY, AWAY)
-        house.registry.credit_downtime(30_000)
+        house.loses_clocks_for(30_000)
         await trio.sleep(20)
         assert chat.history == ["mitra_accepted", "downtime_credited"]
         assert chat.row.deadline_at == START + 90_000
@@ -604,7 +625,7 @@ async def test_what_somebody_asks_for_is_decided_after_the_credit_that_is_owed(a
         chat = await house.opens(minutes=10)
         await trio.sleep(60)
         house.node.fails("commit", AWAY)
-        house.registry.credit_downtime(30_000)
+        house.loses_clocks_for(30_000)
         await settle()
         await house.registry.end(chat.session_id, EndedBy.MITRA, user_id=chat.mitra_id)
         assert chat.history == ["mitra_accepted", "downtime_credited", "end_requested"]
@@ -615,8 +636,8 @@ async def test_two_credits_are_both_given(autojump_clock: MockClock) -> None:
     async with open_house(reconnect_grace_seconds=0) as house:
         chat = await house.opens(minutes=1)
         house.node.fails("commit", AWAY)
-        house.registry.credit_downtime(10_000)
-        house.registry.credit_downtime(5_000)
+        house.loses_clocks_for(10_000)
+        house.loses_clocks_for(5_000)
         await trio.sleep(1)
         assert chat.row.deadline_at == START + 75_000
 
@@ -627,7 +648,7 @@ async def test_a_credit_for_a_session_that_turns_out_to_have_ended_is_nothing(au
         house.node.fails("commit", UNKNOWN)
         with pytest.raises(StoreUnavailable):
             await house.registry.end(chat.session_id, EndedBy.CUSTOMER, user_id=chat.customer_id)
-        house.registry.credit_downtime(10_000)
+        house.loses_clocks_for(10_000)
         await settle()
         assert chat.row.status is ENDED
         assert chat.customer.types() == ["session_ended"]
@@ -638,7 +659,7 @@ async def test_a_hold_that_an_unknown_credit_moved_is_not_over_early(autojump_cl
         chat = await house.opens(confirmed=False)
         await trio.sleep(29.9)
         house.node.fails("commit", UNKNOWN)
-        house.registry.credit_downtime(60_000)
+        house.loses_clocks_for(60_000)
         await trio.sleep(5)
         assert chat.row.status is SessionStatus.PENDING_PAYMENT
         await trio.sleep(60)

@@ -39,7 +39,9 @@ class Patient:
         self.story.append("parked")
 
     async def supervise(self, budget: RestartBudget = BUDGET) -> None:
-        await supervise(self.run, name="patient", recover=self.recover, parked=self.parked, budget=budget, session_id="s-1")
+        await supervise(
+            self.run, name="patient", recover=self.recover, parked=self.parked, budget=budget, session_id="s-1"
+        )
 
 
 async def test_what_returns_is_not_run_again(autojump_clock: MockClock) -> None:
@@ -67,15 +69,21 @@ async def test_a_spent_budget_parks_it_once(autojump_clock: MockClock, claims_er
     assert "actor_parked" in claims_errors[-1].getMessage()
 
 
-async def test_a_crash_while_recovering_counts_as_well(autojump_clock: MockClock, claims_errors: list[logging.LogRecord]) -> None:
+async def test_a_crash_while_recovering_counts_as_well(
+    autojump_clock: MockClock, claims_errors: list[logging.LogRecord]
+) -> None:
     patient = Patient(True, recoveries_fail=9)
     await patient.supervise()
     assert patient.story == ["run", "recover", "recover", "recover", "parked"]
 
 
-async def test_crashes_that_lie_far_apart_spend_no_budget(autojump_clock: MockClock, claims_errors: list[logging.LogRecord]) -> None:
+async def test_crashes_that_lie_far_apart_spend_no_budget(
+    autojump_clock: MockClock, claims_errors: list[logging.LogRecord]
+) -> None:
     patient = Patient(*[True] * 20, False)
-    await patient.supervise(RestartBudget(restarts=1, period_seconds=10, first_wait_seconds=11, longest_wait_seconds=11))
+    await patient.supervise(
+        RestartBudget(restarts=1, period_seconds=10, first_wait_seconds=11, longest_wait_seconds=11)
+    )
     assert patient.story.count("run") == 21
     assert "parked" not in patient.story
 

@@ -14,7 +14,7 @@ from standardwebhooks import Webhook
 
 from halo import config
 from halo.actors.commands import View
-from halo.availability import Reachability
+from halo.availability import Available, Reachability
 from halo.clock import Moment, rfc3339
 from halo.config import LiveConfig, RefusalOutcome, TimeoutAction
 from halo.errors import Busy, IdempotencyMismatch, NotFound, Refusal, SessionNotActive
@@ -33,6 +33,7 @@ from halo.store.auth_sessions import Opened, RevokedBecause
 from halo.store.idempotency import Fresh, Repeated
 from halo.store.mitras import Deactivation, MitraPresence, MitraStatus
 from halo.store.payments import Settlement
+from halo.sweep import SweepReport
 
 NOON: Moment = 1_795_521_600_000
 """2026-11-24T12:00:00Z."""
@@ -488,6 +489,19 @@ class FakeOperators:
         self.recorded.append((operator, action, subject, details))
 
 
+class FakeAvailability:
+    """Seven of nine."""
+
+    available = 7
+    online = 9
+
+    async def count_available(self) -> Available:
+        return Available(count=self.available, as_of=NOON)
+
+    async def count_online(self) -> int:
+        return self.online
+
+
 class House:
     """A desk with its fakes, the two applications, and the ways in which a test speaks to them."""
 
@@ -508,8 +522,9 @@ class House:
         self.operators = FakeOperators()
         self.metrics = CollectorRegistry()
         self.starting = self.draining = False
+        self.sweeps: list[SweepReport] = []
         self.store_is_up = True
-        self.available = 7
+        self.availability = FakeAvailability()
         self.desk = Desk(
             settings=self.settings,
             clock=self.clock,
@@ -526,18 +541,16 @@ class House:
             sessions=self.sessions,
             messages=self.messages,
             connections=self.connections,
-            count_available=self._count_available,
+            availability=self.availability,
             operators=self.operators,
             metrics=self.metrics,
+            sweeps=lambda: self.sweeps,
             store_answers=self._store_answers,
             starting=lambda: self.starting,
             draining=lambda: self.draining,
         )
         self.api = create_api(self.desk)
         self.admin = create_admin(self.desk)
-
-    async def _count_available(self) -> int:
-        return self.available
 
     async def _store_answers(self) -> bool:
         return self.store_is_up

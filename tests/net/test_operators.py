@@ -43,6 +43,11 @@ async def test_guessing_the_key_is_slow_even_for_who_guesses_right_in_the_end() 
     assert (await house.operate("GET", "/api/overview")).status == 200
 
 
+async def test_the_overview_counts_those_online_and_those_available_as_the_mirror_does() -> None:
+    overview = (await House().operate("GET", "/api/overview")).json
+    assert (overview["mitras_online"], overview["mitras_available"]) == (9, 7)
+
+
 async def test_the_overview_says_whether_valkey_is_away() -> None:
     house = House()
     assert (await house.operate("GET", "/api/overview")).json["degraded"] is False

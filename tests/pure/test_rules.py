@@ -35,6 +35,7 @@ from halo.events import (
     PaymentFailed,
     Reachability,
 )
+from halo.payment import PaymentStatus
 from halo.rules import EVENT_NAMES, RULES, DeadlineNotReached, open_session, refuse_message, step, timer_frame
 from halo.session import DecidedBy, EndReason, ExtensionStatus, FailureCause, Party, SessionStatus
 from tests.pure.story import (
@@ -238,7 +239,7 @@ def test_a_payment_that_fails_ends_the_session_uncharged() -> None:
 def test_a_hold_that_is_over_ends_the_session_uncharged() -> None:
     story = Story.unpaid().at_the_deadline().is_(ENDED, end_reason=EndReason.PAYMENT_TIMEOUT).keeps()
     story.wrote(
-        FailPayment(payment_request_id=PAYMENT, cause=FailureCause.PAYMENT_EXPIRED),
+        FailPayment(payment_request_id=PAYMENT, cause=FailureCause.PAYMENT_EXPIRED, expected=PaymentStatus.PENDING),
         RecordFailure(cause=FailureCause.PAYMENT_EXPIRED, extension_id=None),
         NOTHING_UNUSED,
     ).said("both session_ended")
@@ -381,7 +382,7 @@ def test_a_no_of_whatever_kind_fails_the_payment_with_its_own_cause_and_gives_th
     story.keeps(paid=10, served=4, remaining=6)
     story.wrote(
         ResolveExtension(extension_id=EXTENSION, status=status, decided_by=by),
-        FailPayment(payment_request_id=EXTENSION_PAYMENT, cause=cause),
+        FailPayment(payment_request_id=EXTENSION_PAYMENT, cause=cause, expected=PaymentStatus.CONFIRMED),
         RecordFailure(cause=cause, extension_id=EXTENSION),
     )
     story.said("both extension_response", "both session_resumed").because(why)
@@ -495,7 +496,10 @@ def test_silence_is_a_yes_only_from_a_mitra_who_is_online_and_fresh_and_connecte
         assert (response.accepted, response.reason, response.via_timeout) == (True, "timeout", True)
     else:
         story.is_(ACTIVE, extensions_accepted=0).keeps(paid=10, served=4, remaining=6).because("safeguard_tripped")
-        assert FailPayment(payment_request_id=EXTENSION_PAYMENT, cause=FailureCause.EXTENSION_SAFEGUARD_TRIPPED) in (
+        cause = FailureCause.EXTENSION_SAFEGUARD_TRIPPED
+        assert FailPayment(
+            payment_request_id=EXTENSION_PAYMENT, cause=cause, expected=PaymentStatus.CONFIRMED
+        ) in (
             story.step.effects
         )
         assert not any(isinstance(effect, ConsumePayment) for effect in story.step.effects)

@@ -44,7 +44,9 @@ def test_a_clock_that_stands_still_says_nothing() -> None:
     interval=st.integers(1, 3600),
     warnings=st.lists(st.integers(1, 86_400), max_size=10),
 )
-def test_the_next_one_always_lies_after_the_last_and_within_the_interval(last: int, interval: int, warnings: list[int]) -> None:
+def test_the_next_one_always_lies_after_the_last_and_within_the_interval(
+    last: int, interval: int, warnings: list[int]
+) -> None:
     """Else an actor would send without end, or miss one."""
     config = LiveConfig(session_timer_interval_seconds=interval, session_warning_seconds=tuple(warnings))
     due = next_timer(RUNNING, NOON + last, config)

@@ -84,7 +84,7 @@ async def open_node(db: Postgres, clock: Any = None) -> AsyncIterator[NodeLease]
     lease = NodeLease(db, clock or SystemClock())
     await lease.open()
     async with trio.open_nursery() as nursery:
-        await nursery.start(lease.serve, lambda gap_ms: None)
+        await nursery.start(lease.serve, lambda *_: None, lambda: False)
         yield lease
         nursery.cancel_scope.cancel()
 

@@ -4,7 +4,7 @@ Each sentence is proved on both; and random histories are played on both at once
 """
 
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, Protocol
@@ -102,10 +102,16 @@ class RealGround(Ground):
 
         failures = await self.db.fetch_all("SELECT cause, extension_id FROM pairing_failures")
         return {
-            "payments": await table("SELECT payment_request_id, status, failure_cause, session_id FROM payment_requests"),
+            "payments": await table(
+                "SELECT payment_request_id, status, failure_cause, session_id FROM payment_requests"
+            ),
             "extensions": await table("SELECT extension_id, status, decided_by, deadline_at FROM session_extensions"),
-            "ledger": await table("SELECT payment_request_id, session_id, type, amount, duration_minutes FROM customer_transactions"),
-            "refunds": await table("SELECT payment_request_id, kind, session_id, cause, amount, refunded_ms FROM refunds", 2),
+            "ledger": await table(
+                "SELECT payment_request_id, session_id, type, amount, duration_minutes FROM customer_transactions"
+            ),
+            "refunds": await table(
+                "SELECT payment_request_id, kind, session_id, cause, amount, refunded_ms FROM refunds", 2
+            ),
             "failures": sorted((row.cause, row.extension_id or "") for row in failures),
             "pushes": await table(
                 "SELECT collapse_key, user_id, template, due_at FROM outbox WHERE kind = 'push' AND status = 'due'"
@@ -127,7 +133,9 @@ class FakeGround(Ground):
     async def open_chat(self, *, confirmed: bool = True) -> Session:
         customer_id, mitra_id = new_id(), new_id()
         payment_request_id = self.add_payment(customer_id, confirmed=confirmed)
-        opened = open_session(a_held_session(customer_id, mitra_id, payment_request_id), NOW, CONFIG, confirmed=confirmed)
+        opened = open_session(
+            a_held_session(customer_id, mitra_id, payment_request_id), NOW, CONFIG, confirmed=confirmed
+        )
         self.database.insert(opened, self.mine_id)
         return opened.session
 
@@ -153,10 +161,16 @@ class FakeGround(Ground):
     async def books(self) -> dict[str, Any]:
         tables = self.database.tables
         return {
-            "payments": {p.payment_request_id: (p.status, p.failure_cause, p.session_id) for p in tables.payments.values()},
+            "payments": {
+                p.payment_request_id: (p.status, p.failure_cause, p.session_id) for p in tables.payments.values()
+            },
             "extensions": {id_: (e.status, by, e.deadline_at) for id_, (e, by) in tables.extensions.items()},
-            "ledger": {id_: (row.session_id, row.type, row.amount, row.duration_minutes) for id_, row in tables.ledger.items()},
-            "refunds": {key: (row.session_id, row.cause, row.amount, row.refunded_ms) for key, row in tables.refunds.items()},
+            "ledger": {
+                id_: (row.session_id, row.type, row.amount, row.duration_minutes) for id_, row in tables.ledger.items()
+            },
+            "refunds": {
+                key: (row.session_id, row.cause, row.amount, row.refunded_ms) for key, row in tables.refunds.items()
+            },
             "failures": sorted((cause, extension_id or "") for cause, extension_id in tables.failures),
             "pushes": tables.pushes,
             "timeline": {
@@ -191,7 +205,9 @@ async def take(ground: Ground, session: Session, event: Event, present: frozense
     return decided.session
 
 
-def asks(session: Session, payment_request_id: str, at: Moment = NOW + 60 * SECOND, config: LiveConfig = CONFIG) -> ExtensionRequested:
+def asks(
+    session: Session, payment_request_id: str, at: Moment = NOW + 60 * SECOND, config: LiveConfig = CONFIG
+) -> ExtensionRequested:
     payment = Payment(
         payment_request_id=payment_request_id, customer_id=session.customer_id, session_id=None, status=PaymentStatus.CONFIRMED,
         amount=5_000, currency="IDR", duration_minutes=5, is_extension=True, is_first_session_discount=False, failure_cause=None,
@@ -205,23 +221,20 @@ def answers(session: Session, *, accepted: bool, at: Moment = NOW + 70 * SECOND)
     return ExtensionAnswered(at=at, extension_id=session.extension.extension_id, accepted=accepted, config=CONFIG)
 
 
-def without_noise(session: Session) -> Session:
-    return replace(session, extension=None)
-
-
 # ---- what a step leaves behind
 
 
 async def test_what_was_committed_is_what_is_loaded(where: str | None) -> None:
     async with open_ground(where) as ground:
         session = await ground.open_chat()
-        for event in (
-            lambda s: asks(s, s_payment),
+        payment = await ground.pay(session)
+        happenings: list[Callable[[Session], Event]] = [
+            lambda s: asks(s, payment),
             lambda s: answers(s, accepted=True),
             lambda s: DeadlineReached(at=s.deadline_at or 0, config=CONFIG),
-        ):
-            s_payment = await ground.pay(session)
-            session = await take(ground, session, event(session))
+        ]
+        for happening in happenings:
+            session = await take(ground, session, happening(session))
             stored = await ground.mine.load(session.session_id)
             assert stored is not None
             assert (stored.session, stored.last_seq) == (session, 0)
@@ -361,12 +374,10 @@ async def test_a_stale_epoch_writes_nothing(where: str | None) -> None:
         await ground.theirs.commit(moved, step(moved, EndRequested(at=NOW, by=EndedBy.ADMIN)), new_id(), PRESENT)
 
 
-async def test_a_session_that_does_not_exist_is_overtaken_and_not_found(where: str | None) -> None:
+async def test_a_session_that_does_not_exist_is_not_found(where: str | None) -> None:
     async with open_ground(where) as ground:
-        nowhere = replace(await ground.open_chat(), session_id=new_id())
-        assert await ground.mine.load(nowhere.session_id) is None
-        with pytest.raises(StepOvertaken):
-            await take(ground, nowhere, EndRequested(at=NOW, by=EndedBy.ADMIN))
+        await ground.open_chat()
+        assert await ground.mine.load(new_id()) is None
 
 
 @pytest.mark.parametrize("status", ["pending", "failed", "consumed"])
@@ -425,7 +436,10 @@ async def test_messages_are_read_back_in_order_and_in_pages(where: str | None) -
         await ground.log.append(session_id, 1, lines(4, 7, "mitra"))
         assert await list_seqs(ground.mine.list_messages(session_id, 0, 100)) == [1, 2, 3, 4, 5, 6, 7]
         assert await list_seqs(ground.mine.list_messages(session_id, 2, 3)) == [3, 4, 5]
-        assert await ground.mine.list_message_ids(session_id, 2, 2) == [(3, "customer", "customer-3"), (4, "mitra", "mitra-4")]
+        assert await ground.mine.list_message_ids(session_id, 2, 2) == [
+            (3, "customer", "customer-3"),
+            (4, "mitra", "mitra-4"),
+        ]
         found = await ground.mine.find_message(session_id, "mitra", "mitra-5")
         assert found is not None
         assert (found.seq, found.sender, found.id, found.body, found.at) == (5, "mitra", "mitra-5", "body 5", NOW)
@@ -449,6 +463,18 @@ async def test_an_append_that_clashes_writes_nothing(where: str | None, clash: s
         with pytest.raises(StepOvertaken):
             await ground.log.append(session_id, 2 if clash == "epoch" else 1, rows)
         assert await list_seqs(ground.mine.list_messages(session_id, 0, 10)) == [1, 2]
+
+
+async def test_a_session_that_stands_still_or_has_ended_takes_no_messages(where: str | None) -> None:
+    async with open_ground(where) as ground:
+        session = await ground.open_chat()
+        session = await take(ground, session, asks(session, await ground.pay(session)))
+        with pytest.raises(StepOvertaken):
+            await ground.log.append(session.session_id, 1, lines(1, 1))
+        session = await take(ground, session, EndRequested(at=NOW + 90 * SECOND, by=EndedBy.ADMIN))
+        with pytest.raises(StepOvertaken):
+            await ground.log.append(session.session_id, 1, lines(1, 1))
+        assert await list_seqs(ground.mine.list_messages(session.session_id, 0, 10)) == []
 
 
 # ---- histories

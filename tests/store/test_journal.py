@@ -56,7 +56,9 @@ async def test_what_was_appended_is_there_word_by_word_when_append_returns(db: P
     line = Line(1, "mitra", "ä-1", "Grüße 🎉\nzwei Zeilen, 'Zitat' \\ \"{}\"", 1_795_464_900_987)
     async with open_journal(db) as journal:
         await journal.append(session_id, 1, [line])
-        row = await db.fetch_one("SELECT seq, sender, id, body, at FROM messages WHERE session_id = %(id)s", {"id": session_id})
+        row = await db.fetch_one(
+            "SELECT seq, sender, id, body, at FROM messages WHERE session_id = %(id)s", {"id": session_id}
+        )
     assert tuple(row or ()) == (1, "mitra", "ä-1", line.body, 1_795_464_900_987)
 
 
@@ -121,15 +123,16 @@ async def test_a_connection_that_is_killed_fails_those_who_wait_and_service_goes
     assert await seqs(db, sessions[1]) == []
 
 
-async def test_a_large_burst_is_written_in_bounded_pieces_in_its_order(db: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_large_burst_is_written_in_bounded_pieces_in_its_order(
+    db: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(room, "ROWS_MAX", 10)
-    session_id, order = await a_session(db), []
+    session_id = await a_session(db)
     async with open_journal(db) as journal:
         async with trio.open_nursery() as nursery:
 
             async def appended(first: int, last: int) -> None:
                 await journal.append(session_id, 1, lines(first, last))
-                order.append(first)
 
             for first in range(1, 40, 4):
                 nursery.start_soon(appended, first, first + 3)
@@ -200,7 +203,8 @@ async def test_after_a_fault_of_our_own_nobody_is_left_waiting(db: Postgres, mon
 
 
 async def test_a_shutdown_finishes_the_batch_in_hand(db: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
-    session_id, under_way, told = await a_session(db), trio.Event(), {}
+    session_id, under_way = await a_session(db), trio.Event()
+    told: dict[str, str] = {}
     executed = HotStatement.execute
 
     async def execute(self: HotStatement, columns: Mapping[str, Sequence[Any]]) -> int:

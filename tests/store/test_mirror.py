@@ -46,6 +46,8 @@ class Row:
     heartbeat_at: int | None = NOW
     capacity: int = 0
     version: int = 1
+    has_room: bool = True
+    idle_since: int = NOW
 
 
 @dataclass
@@ -76,10 +78,14 @@ class Truth:
         if query.name == "presences":
             found = ((i, self.rows[i]) for i in params["mitra_ids"] if i in self.rows)
             return [(i, row.active, row.online, row.heartbeat_at) for i, row in found]
+        if query.name == "mitras_named":
+            return [self._whole(i) for i in params["mitra_ids"] if i in self.rows]
         page = sorted(i for i in self.rows if i > params["after"])[: params["page"]]
-        return [
-            (i, r.active, r.online, r.heartbeat_at, r.capacity, r.version) for i, r in ((i, self.rows[i]) for i in page)
-        ]
+        return [self._whole(i) for i in page]
+
+    def _whole(self, i: str) -> tuple[Any, ...]:
+        r = self.rows[i]
+        return (i, r.active, r.online, r.heartbeat_at, r.capacity, r.version, r.has_room, r.idle_since)
 
 
 class FixedClock:
@@ -148,6 +154,12 @@ async def refusal_of(house: House, mitra_id: str, at: int = NOW) -> type[Excepti
     return None
 
 
+async def set_capacity(house: House, mitra_id: str, count: int, version: int) -> None:
+    """As if Postgres had said so in the snapshot of that version."""
+    house.truth.rows[mitra_id] = Row(capacity=count, version=version)
+    await house.mirror.refresh_capacities([mitra_id])
+
+
 # ------------------------------------------------------------------------------------------------------------ keys
 
 
@@ -177,7 +189,8 @@ def test_the_keys_are_named_as_the_specification_names_them(prefix: str) -> None
 async def test_everything_that_the_mirror_writes_stands_behind_the_prefix(server: Server) -> None:
     async with open_house(server, "{halo}:") as house:
         await house.mirror.went_online(B, NOW)
-        await house.mirror.set_capacity(A, 2, 5)
+        house.truth.rows[A] = Row(capacity=2, version=5)
+        await house.mirror.refresh_capacities([A])
         await house.mirror.heartbeat(A, NOW + 1)
         names = await house.read("KEYS", "*")
     assert names
@@ -215,11 +228,11 @@ async def test_deactivation_takes_the_mitra_offline_and_activation_does_not_brin
 
 
 async def test_an_older_capacity_never_lands_on_a_newer_one(house: House) -> None:
-    await house.mirror.set_capacity(A, 3, 12)
-    await house.mirror.set_capacity(A, 1, 9)
+    await set_capacity(house, A, 3, 12)
+    await set_capacity(house, A, 1, 9)
     assert await house.read("GET", KEYS.capacity(A)) == b"3"
 
-    await house.mirror.set_capacity(A, 0, 13)
+    await set_capacity(house, A, 0, 13)
     assert await house.read("MGET", KEYS.capacity(A), KEYS.capacity_version(A)) == [b"0", b"13"]
 
 
@@ -502,7 +515,7 @@ async def test_a_seed_makes_the_mirror_equal_to_postgres(house: House) -> None:
 
 async def test_a_seed_moves_no_heartbeat_back_and_no_capacity_to_an_older_version(house: House) -> None:
     await house.mirror.heartbeat(A, NOW + 50_000)
-    await house.mirror.set_capacity(A, 3, 8)
+    await set_capacity(house, A, 3, 8)
     house.truth.rows[A] = Row(heartbeat_at=NOW, capacity=1, version=7)
     await house.mirror.seed()
     assert await house.heartbeat(A) == rfc3339(NOW + 50_000)

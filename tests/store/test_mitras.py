@@ -71,7 +71,7 @@ async def test_coming_back_online_goes_to_the_end_of_the_queue(mitras: Mitras, d
 
 async def test_going_online_late_never_moves_a_heartbeat_back(mitras: Mitras, db: Postgres) -> None:
     mitra_id = await add_mitra(db)
-    await mitras.record_heartbeats([(mitra_id, NOW + 9000)])
+    await db.execute("UPDATE mitras SET last_heartbeat_at = at(%(at)s)", {"at": NOW + 9000})
     assert (await mitras.go_online(mitra_id, NOW)).last_heartbeat_at == NOW + 9000
 
 
@@ -101,45 +101,6 @@ async def test_capacity_counts_every_status_that_holds_a_slot(mitras: Mitras, db
         await add_session(db, customer, mitra_id, status)
     await add_session(db, customer, await add_mitra(db), "active")
     assert (await mitras.load_status(mitra_id)).capacity == 5
-
-
-# ---- heartbeats
-
-
-async def test_heartbeats_move_forward_only_and_a_second_run_touches_nothing(mitras: Mitras, db: Postgres) -> None:
-    first, second = [await add_mitra(db) for _ in range(2)]
-    assert await mitras.record_heartbeats([(first, NOW), (second, NOW + 1)]) == 2
-    assert await mitras.record_heartbeats([(first, NOW), (second, NOW + 1)]) == 0
-    assert await mitras.record_heartbeats([(first, NOW - 1), (second, NOW + 2)]) == 1
-    assert (await mitras.load_status(first)).last_heartbeat_at == NOW
-    assert (await mitras.load_status(second)).last_heartbeat_at == NOW + 2
-
-
-async def test_several_heartbeats_of_one_mitra_count_as_the_latest(mitras: Mitras, db: Postgres) -> None:
-    mitra_id = await add_mitra(db)
-    assert await mitras.record_heartbeats([(mitra_id, NOW), (mitra_id, NOW + 5), (mitra_id, NOW + 3)]) == 1
-    assert (await mitras.load_status(mitra_id)).last_heartbeat_at == NOW + 5
-
-
-async def test_a_heartbeat_makes_nobody_a_mitra(mitras: Mitras, db: Postgres) -> None:
-    mitra_id = await add_mitra(db)
-    assert await mitras.record_heartbeats([(new_id(), NOW), (mitra_id, NOW)]) == 1
-    assert await count(db, "mitras") == 1
-
-
-async def test_no_heartbeats_cost_no_transaction(mitras: Mitras, db: Postgres) -> None:
-    assert await mitras.record_heartbeats([]) == 0
-    assert await count(db, "operations") == 0
-
-
-async def test_nodes_that_mirror_the_same_heartbeats_at_once_all_finish(mitras: Mitras, db: Postgres) -> None:
-    ids = [await add_mitra(db) for _ in range(60)]
-    async with trio.open_nursery() as nursery:
-        for node in range(6):
-            order = ids if node % 2 else ids[::-1]
-            nursery.start_soon(mitras.record_heartbeats, [(mitra_id, NOW + node) for mitra_id in order])
-    assert await count(db, "mitras", "last_heartbeat_at = at(%(at)s)", at=NOW + 5) == 60
-    assert db.retries == 0  # a deadlock would have been tried again, and seen here
 
 
 # ---- deactivation

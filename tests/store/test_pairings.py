@@ -27,7 +27,7 @@ from halo.errors import (
 from halo.pairing import Opening, PairingStatus, Search, open_match
 from halo.payment import PaymentStatus
 from halo.store.nodes import LOCK_CLASS
-from halo.store.offers import Answered, Offers
+from halo.store.offers import Answered, Offers, OpenedBefore
 from halo.store.pairings import MIRROR_SLACK_MS, AvailableMitras, Pairings
 from halo.store.payments import Payments
 from halo.store.postgres import Postgres, Transaction, open_postgres
@@ -356,11 +356,24 @@ class TestAccept:
         assert await house.count("pairings", "status = 'searching'") == 19
         assert await house.count("offers", "status = 'open'") == 19
 
-    async def test_the_same_yes_many_times_at_once_is_taken_once(self, house: House) -> None:
-        mitra_id = await house.add_mitra()
+    async def test_the_same_yes_many_times_at_once_is_taken_once_and_all_are_told_of_that_session(self, house: House) -> None:
+        mitra_id = await house.add_mitra(max_sessions=1)  # so that a repeat must not be told that there is no room
         search = await house.search([mitra_id])
-        results = await outcomes([bind(house.accept_offer, search, mitra_id)] * 20)
-        assert Counter(type(result) for result in results) == {Step: 1, OfferResolved: 19}
+        answers = await outcomes([bind(house.accept, offer_of(search, mitra_id), mitra_id)] * 20)
+        [opened] = [answered.opened for answered in answers if answered.opened is not None]
+        repeats = [answered.before for answered in answers if answered.opened is None]
+        assert repeats == [OpenedBefore(opened.session.session_id, "active")] * 19
+        assert await house.count("chat_sessions") == 1
+
+    async def test_the_winner_is_told_of_its_session_as_it_is_by_now_and_nobody_else_is(self, house: House) -> None:
+        winner, loser = await house.add_mitra(), await house.add_mitra()
+        search = await house.search([winner, loser], "pending")
+        opened = await house.accept_offer(search, winner)
+        await house.db.execute("UPDATE mitras SET is_online = false")  # who is gone may ask all the same
+        again = await house.accept(offer_of(search, winner), winner)
+        assert (again.opened, again.before) == (None, OpenedBefore(opened.session.session_id, "pending_payment"))
+        with pytest.raises(OfferResolved):
+            await house.accept(offer_of(search, loser), loser)
 
     async def test_others_offers_and_unknown_ones_do_not_exist_for_a_mitra(self, house: House) -> None:
         asked, other = await house.add_mitra(), await house.add_mitra()

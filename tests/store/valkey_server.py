@@ -50,6 +50,14 @@ class Server:
         assert self._process is not None
         self._process.send_signal(number)
 
+    def send_if_alive(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+
+    def start_if_dead(self) -> None:
+        if self._process is None:
+            self.start()
+
     def kill(self) -> None:
         """Also ends a server that is hung."""
         if self._process is not None:

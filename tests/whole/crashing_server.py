@@ -35,6 +35,8 @@ T = TypeVar("T")
 BACKGROUND = {"beat", "insert_node", "delete_dead_nodes", "take_up", "record_heartbeats", "save", "hold_lock"}
 """What a server writes though nobody asks it to, at moments of its own: its lease, the mirror's heartbeats. And the test's own change
 of the configuration."""
+RECOVERY = {"take_up"}
+"""Of these, what a server does once at its start with what another has left behind, and then every few seconds for nothing."""
 WRITES = ("INSERT", "UPDATE", "DELETE", "WITH")
 TAKEOVER_MS = 200
 """Who held an Idempotency-Key here was killed, so its repeat need not wait for as long as a slow request might take."""
@@ -43,9 +45,10 @@ TAKEOVER_MS = 200
 class Commits:
     """Counts what becomes durable, and dies at the right one."""
 
-    def __init__(self, at: int, side: str, tell: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, at: int, side: str, uncounted: set[str], tell: Callable[[dict[str, Any]], None]) -> None:
         self._at = at
         self._side = side
+        self._uncounted = uncounted
         self._tell = tell
         self._count = 0
         self._statements: dict[TrioConnection, list[str]] = {}
@@ -78,7 +81,7 @@ class Commits:
             text = query if isinstance(query, str) else query.sql.decode()
             if self.pgconn.transaction_status != TransactionStatus.IDLE:
                 commits._statements.setdefault(self, []).append(name)
-            elif name not in BACKGROUND and text.lstrip().startswith(WRITES):
+            elif name not in commits._uncounted and text.lstrip().startswith(WRITES):
                 return await commits.durable(name, run(self, query, values))
             return await run(self, query, values)
 
@@ -91,7 +94,7 @@ class Commits:
 
         async def counted_control(self: TrioConnection, command: bytes) -> bytes:
             names = commits._statements.pop(self, []) if command in {b"COMMIT", b"ROLLBACK"} else []
-            if command == b"COMMIT" and not BACKGROUND.intersection(names):
+            if command == b"COMMIT" and not commits._uncounted.intersection(names):
                 label = " ".join(name for name in names[1:] if name != "insert_operation")
                 return await commits.durable(label, control(self, command))
             return await control(self, command)
@@ -120,7 +123,8 @@ def serve(connection: socket.socket) -> None:
     os.dup2(log, 2)
     configure_logging("info", "console")
     idempotency.TAKEOVER_MS = TAKEOVER_MS  # type: ignore[misc]
-    commits = Commits(request["at"], request["side"], tell)
+    uncounted = BACKGROUND - RECOVERY if request["counts_recovery"] else BACKGROUND
+    commits = Commits(request["at"], request["side"], uncounted, tell)
     settings = Settings.read(request["environment"], {})
 
     async def die_with_connection() -> None:
@@ -140,10 +144,11 @@ def main(path: str) -> None:
     """Fork a server for each connection; ends with its standard input."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the dead
     listener = socket.socket(socket.AF_UNIX)
-    listener.bind(path)
+    listener.bind(f"{path}.new")
+    listener.listen(64)
     gc.collect()
     gc.freeze()
-    listener.listen(64)
+    Path(f"{path}.new").rename(path)  # who sees it may connect
     while True:
         connection, _ = listener.accept()
         if os.fork() == 0:
@@ -155,4 +160,4 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(str(Path(sys.argv[1])))
+    main(sys.argv[1])

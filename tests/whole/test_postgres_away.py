@@ -13,6 +13,7 @@ import trio
 from halo.client import CallRefused, Socket
 from tests.store.postmaster import Postmaster, run_postmaster
 from tests.whole.house import House, Person, open_house, refusal_of
+from tests.whole.wire import chat_path, open_wire
 
 MINUTE_SECONDS = 1
 """Sessions of five minutes: their time is up while Postgres is away, if anybody kept counting."""
@@ -40,6 +41,7 @@ async def test_while_postgres_is_away_nothing_falls_due_and_then_everything_goes
         mitra = await house.admit("mitra")
         await house.configure(extension_default_action_on_timeout="auto_approve")
         (talker, _, running), (asker, _, extending) = await house.open_pairs([mitra], 2)
+        tablet = await house.admit("customer", user_id=talker.user_id)
         payment = await house.pay_extension(asker)
         async with (
             house.chat(running, talker) as talk,
@@ -52,6 +54,7 @@ async def test_while_postgres_is_away_nothing_falls_due_and_then_everything_goes
             went = trio.current_time()
             postmaster.send(signal.SIGKILL) if how == "killed" else postmaster.send_all(signal.SIGSTOP)
             await refuse_all(house, talker, talk)
+            await send_back(house, running, tablet)
             await trio.sleep_until(went + AWAY_SECONDS[how])
             for socket in (talk, ask):
                 assert not [frame for frame in socket.frames if frame["type"] in QUIET], "something fell due meanwhile"
@@ -83,6 +86,15 @@ async def refuse_all(house: House, talker: Person, talk: Socket) -> None:
         refused = await talk.ask("message", id="meanwhile", body="meanwhile")
         assert (refused["type"], refused["code"], refused["retryable"]) == ("refused", "STORE_UNAVAILABLE", True)
     assert trio.current_time() - began <= REFUSED_SECONDS
+
+
+async def send_back(house: House, session_id: str, newcomer: Person) -> None:
+    """Who comes now, and has a history to hear, is told to come back; and it is nobody's fault (an ERROR would fail the test)."""
+    with trio.fail_after(REFUSED_SECONDS):
+        async with open_wire(house, chat_path(session_id), newcomer) as wire:
+            code, told = await wire.wait_closed()
+    assert code == 1011
+    assert "message" not in [frame["type"] for frame in told]
 
 
 async def say_until_stored(talk: Socket, name: str) -> None:

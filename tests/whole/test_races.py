@@ -13,9 +13,12 @@ from standardwebhooks import Webhook
 
 from halo.client import CallRefused, Socket
 from tests.whole.house import WEBHOOK_SECRET, House, Person, open_house
+from tests.whole.wire import chat_path, open_wire
 
 CROWD = 50
 RACES = 200
+OFFSETS_MS = (-100, -30, -10, -5, -4, -3, -2, -1, 0, 1, 2, 3, 5)
+"""When an answer is sent, seen from its deadline; the early ones win on a busy machine too."""
 
 
 @pytest.mark.parametrize("sessions", [1, 5])
@@ -68,7 +71,7 @@ async def test_a_consumed_payment_is_refused_by_its_status_and_a_freed_one_may_b
 
 
 async def test_an_answer_in_the_instant_of_the_deadline_has_one_winner(database_url: str, valkey_url: str) -> None:
-    """Two hundred sessions, half of them with each policy; answers fall within 3 ms of the deadline, before, on and behind it."""
+    """Two hundred sessions, half of them with each policy; most answers are sent within 5 ms of the deadline, before, on and behind it."""
     async with open_house(database_url, valkey_url) as house:
         mitra = await house.admit("mitra")
         other = await house.admit("mitra")
@@ -81,13 +84,16 @@ async def test_an_answer_in_the_instant_of_the_deadline_has_one_winner(database_
             async def answer(number: int) -> None:
                 _, answering, session_id = pairs[number]
                 extension, accepted = extensions[number], number % 2 == 0
-                path = f"/api/chat/{session_id}/extensions/{extension['extension_id']}/respond"
-                at = datetime.fromisoformat(extension["deadline_at"]).timestamp() + (number % 13 - 8) / 1000
-                await trio.sleep(at - datetime.now(UTC).timestamp())
-                try:
-                    status = (await house.call(answering, "POST", path, {"accepted": accepted}))["status"]
-                except CallRefused as refused:
-                    status = refused.code
+                named = {"extension_id": extension["extension_id"], "accepted": accepted}
+                async with open_wire(house, chat_path(session_id), answering) as wire:
+                    await wire.receive()
+                    at = (
+                        datetime.fromisoformat(extension["deadline_at"]).timestamp()
+                        + OFFSETS_MS[number % len(OFFSETS_MS)] / 1000
+                    )
+                    await trio.sleep(at - datetime.now(UTC).timestamp())
+                    told = await wire.ask("extension_respond", id="answer", **named)
+                status = ("accepted" if accepted else "rejected") if told["type"] == "ack" else told["code"]
                 answers.append((extension["extension_id"], accepted, status))
 
             async with trio.open_nursery() as nursery:

@@ -184,29 +184,40 @@ async def open_wire(
     sock = trio.socket.socket()
     if receive_buffer is not None:  # before connecting, or the window has been agreed upon
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    with trio.fail_after(PATIENCE_SECONDS):
-        await sock.connect(house.ws_address)
-        stream = trio.SocketStream(sock)
-        await stream.send_all(request.encode())
-        answer = b""
-        while b"\r\n\r\n" not in answer:
-            more = await stream.receive_some(65_536)
-            assert more, "the server hung up without an answer"
-            answer += more
-        head, _, rest = answer.partition(b"\r\n\r\n")
-        first, *lines = head.decode().split("\r\n")
-        answered = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-        status = int(first.split()[1])
-        if status != 101:
-            while len(rest) < int(answered.get("content-length", 0)):
-                rest += await stream.receive_some(65_536)
-            await stream.aclose()
-            raise HandshakeRefused(status, answered, rest)
-    wire = Wire(stream, answered, rest)
+    try:
+        with trio.fail_after(PATIENCE_SECONDS):
+            await sock.connect(house.ws_address)
+            wire = await _shake_hands(trio.SocketStream(sock), request.encode())
+    except BaseException:
+        sock.close()
+        raise
     try:
         yield wire
     finally:
         wire.abort()
+
+
+async def _shake_hands(stream: trio.SocketStream, request: bytes) -> Wire:
+    await stream.send_all(request)
+    answer = b""
+    while b"\r\n\r\n" not in answer:
+        answer += await _more(stream)
+    head, _, rest = answer.partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    status = int(first.split()[1])
+    if status != 101:
+        while len(rest) < int(headers.get("content-length", 0)):
+            rest += await _more(stream)
+        raise HandshakeRefused(status, headers, rest)
+    return Wire(stream, headers, rest)
+
+
+async def _more(stream: trio.SocketStream) -> bytes:
+    more = await stream.receive_some(65_536)
+    if not more:
+        raise EOFError("the server hung up before it had answered")
+    return bytes(more)
 
 
 def chat_path(session_id: str, after_seq: int | str = 0) -> str:

@@ -16,7 +16,9 @@ CREATE TABLE nodes (
     node_id uuid PRIMARY KEY,
     lock_key bigint GENERATED ALWAYS AS IDENTITY UNIQUE,
     started_at timestamptz NOT NULL DEFAULT now(),
-    alive_at timestamptz NOT NULL DEFAULT now()
+    alive_at timestamptz NOT NULL DEFAULT now(),
+    -- Since when it had lost its clocks, while what it owes its sessions for that is not all written down yet.
+    gap_since timestamptz
 );
 
 CREATE TABLE live_config (

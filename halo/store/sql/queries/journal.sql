@@ -1,12 +1,12 @@
 -- The journal's one statement: the rows of every session that wrote in this tick. A session that has another owner by now has
--- another epoch, and its rows fall away (S3).
+-- another epoch, and its rows fall away (S3); so do those of a session that has ended or stands still, however late they come (C6).
 
 -- name: append
 INSERT INTO messages (session_id, seq, sender, id, body, at)
 SELECT m.session_id, m.seq, m.sender, m.id, m.body, m.at
 FROM unnest(%(session_ids)s::uuid[], %(epochs)s::bigint[], %(seqs)s::bigint[], %(senders)s::text[], %(ids)s::text[], %(bodies)s::text[],
             %(ats)s::timestamptz[]) AS m (session_id, epoch, seq, sender, id, body, at)
-JOIN chat_sessions s ON s.session_id = m.session_id AND s.epoch = m.epoch
+JOIN chat_sessions s ON s.session_id = m.session_id AND s.epoch = m.epoch AND s.status IN ('active', 'closing')
 
 -- name: list_epochs
-SELECT session_id, epoch FROM chat_sessions WHERE session_id = ANY(%(session_ids)s::uuid[])
+SELECT session_id, epoch FROM chat_sessions WHERE session_id = ANY(%(session_ids)s::uuid[]) AND status IN ('active', 'closing')

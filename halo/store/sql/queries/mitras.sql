@@ -16,15 +16,8 @@ SELECT m.mitra_id, m.display_name, m.is_online, m.is_active, m.last_heartbeat_at
        (SELECT count(*) FROM chat_sessions s WHERE s.mitra_id = m.mitra_id AND s.status <> 'ended') AS capacity
 FROM mitras m WHERE m.mitra_id = %(mitra_id)s
 
--- name: record_heartbeats
--- Joined with those who exist (a stray key in the mirror makes nobody a mitra), locked in the order of ids (nodes that run this at
--- once do not deadlock), and written only where the moment moves forward (a second run touches no row).
-INSERT INTO mitras (mitra_id, last_heartbeat_at)
-SELECT m.mitra_id, max(at(beat.ms))
-FROM unnest(%(mitra_ids)s::uuid[], %(moments)s::bigint[]) AS beat (mitra_id, ms) JOIN mitras m ON m.mitra_id = beat.mitra_id
-GROUP BY m.mitra_id ORDER BY m.mitra_id
-ON CONFLICT (mitra_id) DO UPDATE SET last_heartbeat_at = greatest(mitras.last_heartbeat_at, EXCLUDED.last_heartbeat_at)
-WHERE mitras.last_heartbeat_at IS NULL OR mitras.last_heartbeat_at < EXCLUDED.last_heartbeat_at
+-- name: list_deactivated
+SELECT mitra_id FROM mitras WHERE mitra_id = ANY(%(mitra_ids)s::uuid[]) AND NOT is_active
 
 -- name: set_active
 UPDATE mitras SET is_active = %(is_active)s, is_online = is_online AND %(is_active)s

@@ -1,13 +1,19 @@
 -- Nodes: who runs, and until when each of them is known to have kept the clocks of its sessions.
 
 -- name: insert_node
-INSERT INTO nodes (node_id) VALUES (%(node_id)s) RETURNING lock_key
+INSERT INTO nodes (node_id, started_at, alive_at) VALUES (%(node_id)s, at(%(now)s), at(%(now)s)) RETURNING lock_key
 
 -- name: hold_lock
 SELECT pg_try_advisory_lock(%(lock_class)s, %(lock_key)s) AS held
 
 -- name: beat
-UPDATE nodes SET alive_at = clock_timestamp() WHERE node_id = %(node_id)s RETURNING alive_at
+-- The moment is the node's own: with it its successor on the same machine reckons to the millisecond.
+UPDATE nodes SET alive_at = at(%(now)s), gap_since = at(%(gap_since)s) WHERE node_id = %(node_id)s RETURNING clock_timestamp() AS now
+
+-- name: wake_lock
+SELECT pg_terminate_backend(pid) FROM pg_locks
+WHERE locktype = 'advisory' AND classid = %(lock_class)s AND objid = %(lock_key)s AND granted AND pid <> pg_backend_pid()
+  AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 
 -- name: read_clock
 SELECT clock_timestamp() AS now

@@ -1,16 +1,20 @@
 -- Offers, from the mitra's side. The locks are taken in the order that `pairings.sql` names.
 
 -- name: find_offer
-SELECT o.pairing_id, o.status, s.payment_request_id
-FROM offers o JOIN pairings s ON s.pairing_id = o.pairing_id
+-- With the session that this offer has become, where its mitra was the first.
+SELECT o.pairing_id, o.status, s.payment_request_id, c.session_id, c.status AS session_status
+FROM offers o
+JOIN pairings s ON s.pairing_id = o.pairing_id
+LEFT JOIN chat_sessions c ON c.session_id = s.session_id AND c.mitra_id = o.mitra_id AND o.status = 'accepted'
 WHERE o.offer_id = %(offer_id)s AND o.mitra_id = %(mitra_id)s
 
 -- name: lock_mitra
-SELECT is_active, max_sessions FROM mitras WHERE mitra_id = %(mitra_id)s FOR NO KEY UPDATE
+SELECT is_active FROM mitras WHERE mitra_id = %(mitra_id)s FOR NO KEY UPDATE
 
 -- name: count_living
 -- A statement of its own, after the lock: its snapshot sees the session of whoever held the lock before.
-SELECT count(*) AS living FROM chat_sessions WHERE mitra_id = %(mitra_id)s AND status <> 'ended'
+SELECT m.max_sessions, (SELECT count(*) FROM chat_sessions s WHERE s.mitra_id = m.mitra_id AND s.status <> 'ended') AS living
+FROM mitras m WHERE m.mitra_id = %(mitra_id)s
 
 -- name: win
 -- The one conditional statement: the offer was open and the search still searching, or nothing at all happens.

@@ -71,12 +71,14 @@ INSERT INTO pairing_failures (cause, pairing_id, customer_id, evidence, at)
 SELECT %(cause)s::text, pairing_id, customer_id, %(evidence)s::jsonb, at(%(at)s) FROM resolved
 
 -- name: take_up
+-- Searches of dead nodes, and our own that nobody keeps: parked, or the answer to the commit that made them ours was lost.
 -- Deadlines that fell while nobody kept them, or are about to, wait until people can have come back.
 WITH orphans AS (
     SELECT s.pairing_id
     FROM pairings s LEFT JOIN nodes n ON n.node_id = s.owner
     WHERE s.status = 'searching'
-      AND (s.owner IS NULL OR n.node_id IS NULL OR (s.owner <> %(owner)s AND NOT EXISTS (
+      AND (s.owner IS NULL OR n.node_id IS NULL OR (s.owner = %(owner)s AND s.pairing_id <> ALL(%(kept)s::uuid[]))
+           OR (s.owner <> %(owner)s AND NOT EXISTS (
             SELECT FROM pg_locks l
             WHERE l.locktype = 'advisory' AND l.classid = %(lock_class)s::oid AND l.objid = n.lock_key::oid AND l.granted
               AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))))

@@ -49,6 +49,8 @@ SELECT customer_id FROM customers WHERE customer_id = %(customer_id)s FOR NO KEY
 -- name: find_held_discount
 SELECT payment_request_id FROM payment_requests
 WHERE customer_id = %(customer_id)s AND is_first_session_discount AND status IN ('confirmed', 'consumed')
+UNION ALL
+SELECT payment_request_id FROM chat_sessions WHERE customer_id = %(customer_id)s AND started_at IS NOT NULL
 
 -- name: confirm_payment
 UPDATE payment_requests SET status = 'confirmed', confirmed_at = at(%(at)s), provider_ref = %(provider_ref)s
@@ -81,6 +83,7 @@ SELECT payment_request_id FROM arrived
 WITH failed AS (
     UPDATE payment_requests SET status = 'failed', failure_cause = %(cause)s, failed_at = at(%(at)s)
     WHERE payment_request_id = %(payment_request_id)s AND status IN ('pending', 'confirmed')
+      AND status = coalesce(%(expected)s::text, status)
     RETURNING payment_request_id, customer_id, amount, currency, failure_cause, confirmed_at,
               coalesce(%(session_id)s::uuid, session_id, (SELECT s.session_id FROM chat_sessions s
                        WHERE s.payment_request_id = payment_requests.payment_request_id)) AS session_id),

@@ -12,7 +12,7 @@ WHERE s.session_id = ANY(%(session_ids)s::uuid[])
 -- name: take_up
 -- Who took a session up and died before its first step, the credit, has not kept its clock: `updated_at` still says who did.
 WITH orphans AS (
-    SELECT s.session_id, CASE WHEN t.epoch = s.epoch THEN greatest(n.alive_at, s.updated_at) ELSE s.updated_at END AS last_kept_at
+    SELECT s.session_id, CASE WHEN t.epoch = s.epoch THEN greatest(coalesce(n.gap_since, n.alive_at), s.updated_at) ELSE s.updated_at END AS last_kept_at
     FROM chat_sessions s LEFT JOIN nodes n ON n.node_id = s.owner
     LEFT JOIN session_timeline t ON t.session_id = s.session_id AND t.version = s.version
     WHERE s.status <> 'ended'

@@ -70,3 +70,22 @@ VALUES (%(cause)s, %(session_id)s, %(extension_id)s, %(customer_id)s, %(mitra_id
 -- name: insert_push
 INSERT INTO outbox (kind, user_id, session_id, template, payload, collapse_key, due_at, expires_at)
 VALUES ('push', %(user_id)s, %(session_id)s, %(template)s, %(payload)s, %(collapse_key)s, at(%(due_at)s), at(%(expires_at)s))
+
+-- name: credit_sessions
+-- Many credits in one statement, guarded like any step: a restart may owe ten thousand sessions their downtime.
+UPDATE chat_sessions s SET
+    running_since = at(c.running_since), expires_at = at(c.expires_at), deadline_at = at(c.deadline_at), version = c.version, updated_at = at(%(at)s)
+FROM unnest(%(session_ids)s::uuid[], %(epochs)s::bigint[], %(versions)s::bigint[], %(running_since)s::bigint[], %(expires_at)s::bigint[],
+            %(deadline_at)s::bigint[]) AS c (session_id, epoch, version, running_since, expires_at, deadline_at)
+WHERE s.session_id = c.session_id AND s.epoch = c.epoch AND s.version = c.version - 1 AND s.owner = %(owner)s AND s.status <> 'ended'
+
+-- name: credit_timelines
+INSERT INTO session_timeline (session_id, version, epoch, at, event, from_status, to_status, cause, evidence)
+SELECT c.session_id, c.version, c.epoch, at(%(at)s), %(event)s, c.status, c.status, %(cause)s, c.evidence::jsonb
+FROM unnest(%(session_ids)s::uuid[], %(epochs)s::bigint[], %(versions)s::bigint[], %(statuses)s::text[], %(evidences)s::text[])
+     AS c (session_id, epoch, version, status, evidence)
+
+-- name: credit_extensions
+UPDATE session_extensions e SET deadline_at = at(c.deadline_at)
+FROM unnest(%(session_ids)s::uuid[], %(deadline_at)s::bigint[]) AS c (session_id, deadline_at)
+WHERE e.session_id = c.session_id AND e.status = 'pending'

@@ -1,0 +1,324 @@
+"""What only the real rows can show: constraints as the last word, unknown commits, taking up from the dead, capacity, the timeline."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import psycopg
+import pytest
+import trio
+
+from halo.clock import SystemClock
+from halo.effects import MoveExtensionDeadline, Step
+from halo.errors import StepOvertaken
+from halo.events import DowntimeCredited, EndedBy, EndRequested, Event
+from halo.rules import step
+from halo.session import Party, Session
+from halo.store.nodes import NodeLease
+from halo.store.postgres import OperationRepeated, Postgres, open_postgres
+from halo.store.sessions import Sessions
+from tests.store.cutting_proxy import Fault, open_cutting_proxy
+from tests.store.ground import lines, only, open_journal, open_node, open_session_row, sessions_of
+from tests.store.rows import NOW, add_customer, add_mitra, count, new_id
+from tests.store.test_fakes import asks
+
+OWNER = new_id()
+NOBODY: frozenset[Party] = frozenset()
+
+
+@pytest.fixture
+async def db(database_url: str) -> AsyncIterator[Postgres]:
+    async with open_postgres(database_url) as postgres:
+        yield postgres
+
+
+@pytest.fixture
+def sessions(db: Postgres) -> Sessions:
+    return Sessions(db, OWNER)
+
+
+def end(session: Session, by: EndedBy = EndedBy.MITRA) -> Step:
+    return step(session, EndRequested(at=NOW + 60_000, by=by))
+
+
+async def die(db: Postgres, node_id: str, alive_at: int) -> None:
+    """The node's last beat was then; its lock is gone with its connection."""
+    await db.execute("UPDATE nodes SET alive_at = at(%(at)s) WHERE node_id = %(id)s", {"at": alive_at, "id": node_id})
+
+
+# ---- one transaction
+
+
+async def test_every_column_of_a_session_survives_the_way_there_and_back(db: Postgres, sessions: Sessions) -> None:
+    opened = await open_session_row(db, OWNER)
+    stored = await sessions.load(opened.session.session_id)
+    assert stored is not None
+    assert stored.session == opened.session
+    row = await only(db, "SELECT owner, created_at, updated_at, ended_at FROM chat_sessions")
+    assert (row.owner, row.created_at, row.ended_at) == (OWNER, NOW, None)
+
+
+async def test_an_end_moves_capacity_idleness_and_the_timeline_with_the_row(db: Postgres, sessions: Sessions) -> None:
+    mitra_id = await add_mitra(db)
+    first = await open_session_row(db, OWNER, mitra_id=mitra_id)
+    second = await open_session_row(db, OWNER, mitra_id=mitra_id)
+    before = await sessions.load_capacity(mitra_id)
+    assert before.count == 2
+    await sessions.commit(first.session, end(first.session), new_id(), NOBODY)
+    after = await sessions.load_capacity(mitra_id)
+    assert (after.count, after.version) == (1, before.version + 1)
+    assert (await only(db, "SELECT idle_since FROM mitras")).idle_since == NOW - 1000  # one still lives
+    await sessions.commit(second.session, end(second.session), new_id(), NOBODY)
+    assert (await only(db, "SELECT idle_since FROM mitras")).idle_since == NOW + 60_000
+    assert (await sessions.load_capacity(mitra_id)).count == 0
+    row = await only(
+        db, "SELECT ended_at, end_reason FROM chat_sessions WHERE session_id = %(id)s", id=first.session.session_id
+    )
+    assert tuple(row) == (NOW + 60_000, "ended_by_mitra")
+    assert (await sessions.load_capacity(new_id())).count == 0
+
+
+async def test_the_timeline_keeps_cause_and_evidence(db: Postgres, sessions: Sessions) -> None:
+    session = (await open_session_row(db, OWNER)).session
+    event = DowntimeCredited(at=NOW + 5_000, downtime_ms=3_000, not_before=NOW + 9_000)
+    await sessions.commit(session, step(session, event), new_id(), NOBODY)
+    opened, credited = await sessions.list_timeline(session.session_id)
+    assert (opened.version, opened.event, opened.from_status, opened.to_status) == (1, "mitra_accepted", None, "active")
+    assert (credited.version, credited.epoch, credited.at, credited.cause) == (2, 1, NOW + 5_000, "no_owner")
+    assert credited.evidence["downtime_ms"] == 3_000
+
+
+async def test_all_of_a_step_or_nothing(db: Postgres, sessions: Sessions) -> None:
+    """The last of its statements fails: neither row, timeline, ledger nor refund is there (M8)."""
+    session = (await open_session_row(db, OWNER)).session
+    decided = end(session)
+    await db.execute("ALTER TABLE outbox ADD CHECK (kind <> 'refund')")
+    with pytest.raises(psycopg.errors.CheckViolation):
+        await sessions.commit(session, decided, new_id(), NOBODY)
+    stored = await sessions.load(session.session_id)
+    assert stored is not None
+    assert stored.session == session
+    assert [await count(db, table) for table in ("session_timeline", "refunds", "customer_transactions")] == [1, 0, 1]
+
+
+async def test_the_same_operation_twice_is_done_once(db: Postgres, sessions: Sessions) -> None:
+    session = (await open_session_row(db, OWNER)).session
+    operation_id = new_id()
+    await sessions.commit(session, end(session), operation_id, NOBODY)
+    with pytest.raises(OperationRepeated):
+        await sessions.commit(session, end(session), operation_id, NOBODY)
+    assert await count(db, "refunds") == 1
+
+
+async def test_a_commit_whose_answer_is_lost_has_one_effect_and_is_reported_done(
+    database_url: str, db: Postgres
+) -> None:
+    session = (await open_session_row(db, OWNER)).session
+    async with open_cutting_proxy(database_url) as proxy, open_postgres(proxy.url) as through:
+        proxy.faults.append(Fault.ANSWER_LOST)
+        await Sessions(through, OWNER).commit(session, end(session), new_id(), NOBODY)
+        assert proxy.commits >= 1
+    assert await count(db, "session_timeline") == 2
+    assert await count(db, "refunds") == 1
+
+
+@pytest.mark.parametrize(
+    ("dropped", "left"),
+    [("session_extensions_one_payment", "one_pending"), ("session_extensions_one_pending", "one_payment")],
+)
+async def test_each_unique_index_alone_has_the_last_word(
+    db: Postgres, sessions: Sessions, dropped: str, left: str
+) -> None:
+    """M3 and S2: a second pending extension, on the same session and the same payment, meets whichever index is left."""
+    session = (await open_session_row(db, OWNER)).session
+    payment = await _pay(db, session)
+    await sessions.commit(session, step(session, asks(session, payment)), new_id(), NOBODY)
+    await db.execute(f"DROP INDEX {dropped}")
+    # As if two nodes had not seen each other: the row is put back to where the second one decided.
+    await db.execute(
+        "UPDATE chat_sessions SET status = 'active', version = 1, running_since = at(%(at)s), expires_at = at(%(at)s)",
+        {"at": NOW},
+    )
+    await db.execute("DELETE FROM session_timeline WHERE version = 2")
+    with pytest.raises(StepOvertaken, match=left):
+        await sessions.commit(session, step(session, asks(session, payment)), new_id(), NOBODY)
+    assert await count(db, "session_extensions") == 1
+
+
+async def test_of_two_commits_in_one_instant_one_wins(db: Postgres, sessions: Sessions) -> None:
+    session = (await open_session_row(db, OWNER)).session
+    told: list[str] = []
+
+    async def commit(event: Event) -> None:
+        try:
+            await sessions.commit(session, step(session, event), new_id(), NOBODY)
+            told.append("done")
+        except StepOvertaken:
+            told.append("overtaken")
+
+    for _ in range(20):
+        async with trio.open_nursery() as nursery:
+            for number in range(3):
+                nursery.start_soon(commit, DowntimeCredited(at=NOW, downtime_ms=number, not_before=NOW))
+        assert sorted(told) == ["done", "overtaken", "overtaken"]
+        told.clear()
+        stored = await sessions.load(session.session_id)
+        assert stored is not None
+        session = stored.session
+
+
+async def test_a_moved_deadline_leaves_a_decided_extension_alone(db: Postgres, sessions: Sessions) -> None:
+    session = (await open_session_row(db, OWNER)).session
+    extending = step(session, asks(session, await _pay(db, session)))
+    await sessions.commit(session, extending, new_id(), NOBODY)
+    extension = extending.session.extension
+    assert extension is not None
+    await db.execute("UPDATE session_extensions SET status = 'accepted', responded_at = now(), decided_by = 'answered'")
+    event = DowntimeCredited(at=NOW + 70_000, downtime_ms=5_000, not_before=NOW)
+    moved = step(extending.session, event)
+    assert any(isinstance(effect, MoveExtensionDeadline) for effect in moved.effects)
+    await sessions.commit(extending.session, moved, new_id(), NOBODY)
+    assert (await only(db, "SELECT deadline_at FROM session_extensions")).deadline_at == extension.deadline_at
+
+
+async def _pay(db: Postgres, session: Session) -> str:
+    row = await only(
+        db,
+        """INSERT INTO payment_requests (payment_request_id, customer_id, status, amount, currency, duration_minutes, is_extension,
+                                         confirmed_at)
+           VALUES (gen_random_uuid(), %(customer_id)s, 'confirmed', 5000, 'IDR', 5, true, now()) RETURNING payment_request_id""",
+        customer_id=session.customer_id,
+    )
+    return str(row.payment_request_id)
+
+
+# ---- taking up
+
+
+async def test_sessions_of_the_dead_are_taken_up_with_a_new_epoch_and_those_of_the_living_are_not(db: Postgres) -> None:
+    async with open_node(db) as living, open_node(db) as me:
+        dead = NodeLease(db, living._clock)
+        await dead.open()
+        theirs = await open_session_row(db, living.node_id)
+        mine = await open_session_row(db, me.node_id)
+        orphan = await open_session_row(db, dead.node_id)
+        ended = await open_session_row(db, dead.node_id)
+        await Sessions(db, dead.node_id).commit(ended.session, end(ended.session), new_id(), NOBODY)
+        (taken,) = await sessions_of(db, me).take_up(100)
+        assert taken.stored.session == replace(orphan.session, epoch=2)
+        assert await sessions_of(db, me).take_up(100) == []
+        epochs = {
+            row.session_id: row.epoch for row in await db.fetch_all("SELECT session_id, epoch FROM chat_sessions")
+        }
+        assert (epochs[theirs.session.session_id], epochs[mine.session.session_id]) == (1, 1)
+
+
+async def test_a_node_is_dead_when_its_lock_is_gone_and_not_before(db: Postgres) -> None:
+    async with open_node(db) as me:
+        async with open_node(db) as other:
+            await open_session_row(db, other.node_id)
+            await die(db, other.node_id, NOW)  # however old its beat: it holds its lock
+            assert await sessions_of(db, me).take_up(10) == []
+        with trio.fail_after(10):
+            while not await sessions_of(db, me).take_up(10):
+                await trio.sleep(0.02)
+
+
+@pytest.mark.parametrize("owner", ["forgotten", "none"])
+async def test_sessions_without_any_owner_are_taken_up(db: Postgres, owner: str) -> None:
+    opened = await open_session_row(db, new_id())
+    if owner == "none":
+        await db.execute("UPDATE chat_sessions SET owner = NULL")
+    async with open_node(db) as me:
+        (taken,) = await sessions_of(db, me).take_up(10)
+        assert taken.stored.session.session_id == opened.session.session_id
+        row = await only(db, "SELECT owner, epoch FROM chat_sessions")
+        assert tuple(row) == (me.node_id, 2)
+
+
+@pytest.mark.parametrize(("last_beat", "last_write", "kept"), [(900, 100, 900), (100, 900, 900)])
+async def test_downtime_counts_from_the_last_beat_or_the_last_write_whichever_is_later(
+    db: Postgres, last_beat: int, last_write: int, kept: int
+) -> None:
+    dead = NodeLease(db, SystemClock())
+    await dead.open()
+    await open_session_row(db, dead.node_id)
+    await die(db, dead.node_id, NOW + last_beat)
+    await db.execute("UPDATE chat_sessions SET updated_at = at(%(at)s)", {"at": NOW + last_write})
+    async with open_node(db) as me:
+        (taken,) = await sessions_of(db, me).take_up(10)
+        assert taken.last_kept_at == NOW + kept
+        row = await only(db, "SELECT updated_at FROM chat_sessions")
+        assert row.updated_at == NOW + kept  # until the credit is written, the row itself remembers
+
+
+async def test_who_took_up_and_died_without_a_step_has_kept_no_clock(db: Postgres) -> None:
+    first, second = NodeLease(db, SystemClock()), NodeLease(db, SystemClock())
+    await first.open()
+    await second.open()
+    await open_session_row(db, first.node_id)
+    await die(db, first.node_id, NOW + 1_000)
+    await db.execute("UPDATE chat_sessions SET updated_at = at(%(at)s)", {"at": NOW})
+    (taken,) = await sessions_of(db, second).take_up(10)
+    await die(db, second.node_id, NOW + 50_000)
+    async with open_node(db) as me:
+        (again,) = await sessions_of(db, me).take_up(10)
+        assert (taken.last_kept_at, again.last_kept_at) == (NOW + 1_000, NOW + 1_000)
+        assert again.stored.session.epoch == 3
+
+
+async def test_a_restore_goes_in_pages_soonest_deadline_first_and_misses_nobody(db: Postgres) -> None:
+    steps = [await open_session_row(db, OWNER, at=NOW + shift) for shift in (5_000, 1_000, 4_000, 2_000, 3_000)]
+    async with open_node(db) as me:
+        pages = [await sessions_of(db, me).take_up(2) for _ in range(4)]
+    assert [len(page) for page in pages] == [2, 2, 1, 0]
+    wanted = [opened.session.session_id for opened in sorted(steps, key=lambda opened: opened.at)]
+    taken = [{taken.stored.session.session_id for taken in page} for page in pages]
+    assert taken == [set(wanted[:2]), set(wanted[2:4]), set(wanted[4:]), set()]
+
+
+async def test_two_nodes_that_restore_at_once_share_without_overlap(db: Postgres) -> None:
+    for _ in range(30):
+        await open_session_row(db, OWNER)
+    taken: list[str] = []
+
+    async def restore(lease: NodeLease) -> None:
+        while page := await sessions_of(db, lease).take_up(4):
+            taken.extend(one.stored.session.session_id for one in page)
+
+    async with open_node(db) as one, open_node(db) as other, trio.open_nursery() as nursery:
+        nursery.start_soon(restore, one)
+        nursery.start_soon(restore, other)
+    assert len(taken) == len(set(taken)) == 30
+
+
+async def test_taking_up_counts_the_messages_that_are_there(db: Postgres) -> None:
+    session = (await open_session_row(db, OWNER)).session
+    async with open_journal(db) as journal:
+        await journal.append(session.session_id, 1, lines(1, 12))
+    async with open_node(db) as me:
+        (taken,) = await sessions_of(db, me).take_up(10)
+    assert taken.stored.last_seq == 12
+
+
+async def test_strays_are_sessions_of_ours_that_nobody_keeps(db: Postgres, sessions: Sessions) -> None:
+    kept, stray = [(await open_session_row(db, OWNER)).session for _ in range(2)]
+    await open_session_row(db, new_id())
+    ended = (await open_session_row(db, OWNER)).session
+    await sessions.commit(ended, end(ended), new_id(), NOBODY)
+    (found,) = await sessions.list_strays({kept.session_id})
+    assert found.stored.session == stray
+    assert await sessions.list_strays({kept.session_id, stray.session_id}) == []
+
+
+# ---- looking things up
+
+
+async def test_the_living_sessions_of_a_person_in_the_order_of_their_opening(db: Postgres, sessions: Sessions) -> None:
+    customer, mitra = await add_customer(db), await add_mitra(db)
+    later = await open_session_row(db, OWNER, customer_id=customer, mitra_id=mitra, at=NOW + 9)
+    earlier = await open_session_row(db, OWNER, customer_id=customer, at=NOW)
+    wanted = [earlier.session.session_id, later.session.session_id]
+    assert await sessions.list_living_of(customer) == wanted
+    assert await sessions.list_living_of(mitra) == [later.session.session_id]
+    await sessions.commit(earlier.session, end(earlier.session), new_id(), NOBODY)
+    assert await sessions.list_living_of(customer) == [later.session.session_id]

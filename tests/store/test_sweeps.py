@@ -1,0 +1,386 @@
+"""The sweeps between a real Postgres and a real Valkey that is really killed, hung, flushed and restarted empty."""
+
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from halo.actors.sweeps import AutoOffline, HeartbeatMirror
+from halo.clock import Moment, SystemClock, rfc3339
+from halo.store.mirror import Mirror
+from halo.store.mirror_keys import Keys
+from halo.store.mitras import Mitras
+from halo.store.postgres import Postgres, open_postgres
+from halo.store.sweeps import SweepRows
+from halo.store.valkey import Valkey, open_valkey
+from halo.sweep import MirrorUnavailable, Swept
+from tests.store.rows import NOW, add_customer, add_mitra, add_session, count, new_id
+from tests.store.valkey_server import Server, until
+
+STALE_MS = 800
+CONVERGENCE_SECONDS = 5.0
+KEYS = Keys()
+
+
+@pytest.fixture
+async def db(database_url: str) -> AsyncIterator[Postgres]:
+    async with open_postgres(database_url) as postgres:
+        yield postgres
+
+
+@pytest.fixture
+def rows(db: Postgres) -> SweepRows:
+    return SweepRows(db)
+
+
+async def beat_of(db: Postgres, mitra_id: str) -> Moment | None:
+    row = await db.fetch_one("SELECT last_heartbeat_at FROM mitras WHERE mitra_id = %(id)s", {"id": mitra_id})
+    assert row is not None
+    return row.last_heartbeat_at  # type: ignore[no-any-return]
+
+
+async def add_online(db: Postgres, beat: Moment | None) -> str:
+    mitra_id = await add_mitra(db, is_online=True)
+    await db.execute(
+        "UPDATE mitras SET last_heartbeat_at = at(%(at)s) WHERE mitra_id = %(id)s", {"id": mitra_id, "at": beat}
+    )
+    return mitra_id
+
+
+# ---- the rows
+
+
+async def test_heartbeats_move_forward_only_and_a_second_run_touches_nothing(rows: SweepRows, db: Postgres) -> None:
+    first, second = [await add_mitra(db) for _ in range(2)]
+    assert await rows.record_heartbeats({first: NOW, second: NOW + 1}) == 2
+    assert await rows.record_heartbeats({first: NOW, second: NOW + 1}) == 0
+    assert await rows.record_heartbeats({first: NOW - 1, second: NOW + 2}) == 1
+    assert [await beat_of(db, mitra_id) for mitra_id in (first, second)] == [NOW, NOW + 2]
+
+
+async def test_a_heartbeat_makes_nobody_a_mitra(rows: SweepRows, db: Postgres) -> None:
+    mitra_id = await add_mitra(db)
+    assert await rows.record_heartbeats({new_id(): NOW, mitra_id: NOW}) == 1
+    assert await count(db, "mitras") == 1
+
+
+async def test_no_heartbeats_cost_no_statement(rows: SweepRows, db: Postgres) -> None:
+    before = db.statements
+    assert await rows.record_heartbeats({}) == 0
+    assert db.statements == before
+
+
+async def test_nodes_that_mirror_the_same_heartbeats_at_once_all_finish(rows: SweepRows, db: Postgres) -> None:
+    ids = [await add_mitra(db) for _ in range(60)]
+    async with trio.open_nursery() as nursery:
+        for node in range(6):
+            order = ids if node % 2 else ids[::-1]
+            nursery.start_soon(rows.record_heartbeats, dict.fromkeys(order, NOW + node))
+    assert await count(db, "mitras", "last_heartbeat_at = at(%(at)s)", at=NOW + 5) == 60
+    assert db.retries == 0  # a deadlock would have been tried again, and seen here
+
+
+async def test_who_was_heard_of_since_stays_online_and_who_is_offline_already_is_named(
+    rows: SweepRows, db: Postgres
+) -> None:
+    stale, never = await add_online(db, NOW), await add_online(db, None)
+    later, gone = await add_online(db, NOW + 1), await add_mitra(db)
+    done = await rows.set_offline(dict.fromkeys((stale, never, later, gone, new_id()), NOW))
+    assert set(done.offline) == {stale, never, gone}
+    assert set(done.row_versions) == {stale, never}
+    assert await count(db, "mitras", "is_online") == 1
+    assert set((await rows.set_offline({stale: NOW})).row_versions) == set()
+
+
+async def test_setting_offline_is_taken_back_only_from_rows_that_nobody_touched(rows: SweepRows, db: Postgres) -> None:
+    mitras = Mitras(db, SystemClock())
+    kept, left, locked = [await add_online(db, NOW) for _ in range(3)]
+    done = await rows.set_offline(dict.fromkeys((kept, left, locked), NOW))
+    await mitras.go_offline(left, NOW)
+    await mitras.deactivate(locked, "operator")
+    assert await rows.set_online_again(done.row_versions) == 1
+    assert [row.mitra_id for row in await db.fetch_all("SELECT mitra_id FROM mitras WHERE is_online")] == [kept]
+    assert await rows.set_online_again(done.row_versions) == 0
+
+
+async def test_nodes_that_set_the_same_mitras_offline_at_once_set_each_once(rows: SweepRows, db: Postgres) -> None:
+    ids = [await add_online(db, NOW) for _ in range(60)]
+    changed: list[str] = []
+
+    async def sweep(order: list[str]) -> None:
+        changed.extend((await rows.set_offline(dict.fromkeys(order, NOW))).row_versions)
+
+    async with trio.open_nursery() as nursery:
+        for node in range(4):
+            nursery.start_soon(sweep, ids if node % 2 else ids[::-1])
+    assert sorted(changed) == sorted(ids)
+    assert db.retries == 0
+
+
+# ---- both stores
+
+
+@dataclass
+class Node:
+    """One of several over the same stores."""
+
+    db: Postgres
+    valkey: Valkey
+    mirror: Mirror
+
+    def __post_init__(self) -> None:
+        self.rows = SweepRows(self.db)
+        self.auto_offline = AutoOffline(self.mirror, self.rows, SystemClock(), STALE_MS)
+        self.heartbeats = HeartbeatMirror(self.mirror, self.rows)
+
+    async def trusted(self) -> None:
+        await until(lambda: self.mirror.trusted, CONVERGENCE_SECONDS)
+
+    async def read(self, *command: str) -> Any:
+        (reply,) = await self.valkey.call(command)
+        return reply
+
+    async def ping(self, *mitra_ids: str) -> Moment:
+        at = SystemClock().now()
+        for mitra_id in mitra_ids:
+            await self.mirror.heartbeat(mitra_id, at)
+        return at
+
+    async def warm(self) -> None:
+        """Until the sweep has seen this mirror stand for more than a freshness period."""
+        while (swept := await self.try_sweep()) is None or swept.waits_for == "warm_up":
+            await trio.sleep(0.05)
+
+    async def try_sweep(self) -> Swept | None:
+        """None: it was given up."""
+        try:
+            return await self.auto_offline.run()
+        except MirrorUnavailable:
+            return None
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    made = Server(tmp_path)
+    made.start()
+    yield made
+    made.kill()
+
+
+@asynccontextmanager
+async def open_node(database_url: str, server: Server) -> AsyncIterator[Node]:
+    async with open_postgres(database_url) as db, open_valkey(server.url) as valkey, trio.open_nursery() as nursery:
+        node = Node(db, valkey, Mirror(valkey, db, SystemClock(), STALE_MS))
+        nursery.start_soon(node.mirror.serve)
+        await node.trusted()
+        yield node
+        nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+async def node(database_url: str, server: Server) -> AsyncIterator[Node]:
+    async with open_node(database_url, server) as opened:
+        yield opened
+
+
+async def come_online(node: Node, number: int) -> list[str]:
+    """Online in both stores; Postgres will know no later heartbeat than this one."""
+    at = SystemClock().now()
+    ids = [await add_mitra(node.db) for _ in range(number)]
+    for mitra_id in ids:
+        await Mitras(node.db, SystemClock()).go_online(mitra_id, at)
+        await node.mirror.went_online(mitra_id, at)
+    return ids
+
+
+async def grow_stale() -> None:
+    await trio.sleep((STALE_MS + 50) / 1000)
+
+
+async def online(node: Node) -> set[str]:
+    return {row.mitra_id for row in await node.db.fetch_all("SELECT mitra_id FROM mitras WHERE is_online")}
+
+
+async def test_the_silent_go_offline_in_both_stores_and_the_others_stay(node: Node) -> None:
+    await node.warm()
+    silent, talking = await come_online(node, 2)
+    await grow_stale()
+    await node.ping(talking)
+    swept = await node.auto_offline.run()
+    assert (swept.rows, swept.error) == (1, None)
+    assert await online(node) == {talking}
+    assert {member.decode() for member in await node.read("SMEMBERS", KEYS.online)} == {talking}
+    assert await node.read("EXISTS", KEYS.heartbeat(silent)) == 0
+
+
+async def test_two_nodes_sweep_at_once_and_nobody_is_set_offline_twice(database_url: str, server: Server) -> None:
+    async with open_node(database_url, server) as one, open_node(database_url, server) as other:
+        await one.warm()
+        await other.warm()
+        silent, talking = await come_online(one, 9), await come_online(other, 9)
+        await grow_stale()
+        for node in (one, other):
+            await node.ping(*talking)
+        done: list[int] = []
+
+        async def sweep(node: Node) -> None:
+            await node.heartbeats.run()
+            done.append((await node.auto_offline.run()).rows)
+            await node.mirror.reseed()
+
+        async with trio.open_nursery() as nursery:
+            for node in (one, other):
+                nursery.start_soon(sweep, node)
+        assert sum(done) == len(silent)
+        assert await online(one) == set(talking)
+        assert {member.decode() for member in await one.read("SMEMBERS", KEYS.online)} == set(talking)
+        assert (await one.mirror.reseed())[1] == dict.fromkeys(one.mirror.drift, 0)
+
+
+async def kill(node: Node, server: Server) -> None:
+    server.kill()
+
+
+async def hang(node: Node, server: Server) -> None:
+    server.send(signal.SIGSTOP)
+
+
+async def flush(node: Node, server: Server) -> None:
+    await node.read("FLUSHALL")
+
+
+async def restart_empty(node: Node, server: Server) -> None:
+    server.kill()
+    server.start()
+
+
+@pytest.mark.parametrize("fault", [kill, hang, flush, restart_empty])
+async def test_an_outage_sets_nobody_offline_neither_while_it_lasts_nor_when_it_is_over(
+    node: Node, server: Server, fault: Callable[[Node, Server], Any]
+) -> None:
+    """Everybody pings all the time; Postgres' own heartbeats are stale, since no mirror cycle runs here."""
+    mitras = await come_online(node, 12)
+    away, over = trio.Event(), trio.Event()
+
+    async def ping_for_ever() -> None:
+        while not over.is_set():
+            await node.ping(*mitras)
+            await trio.sleep(STALE_MS / 8000)
+
+    async def sweep_for_ever() -> None:
+        while not over.is_set():
+            await node.try_sweep()
+            await trio.sleep(0.03)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ping_for_ever)
+        await node.warm()
+        nursery.start_soon(sweep_for_ever)
+        await fault(node, server)
+        away.set()
+        await trio.sleep(1.5 * STALE_MS / 1000)
+        assert await online(node) == set(mitras)
+        if fault is kill:
+            server.start()
+        elif fault is hang:
+            server.send(signal.SIGCONT)
+        await node.trusted()
+        await node.warm()
+        await trio.sleep(STALE_MS / 1000)
+        swept = await node.auto_offline.run()
+        assert (swept.rows, swept.waits_for, swept.found) == (0, None, {"online": 12, "stale": 0})
+        over.set()
+    assert await online(node) == set(mitras)
+
+
+async def test_a_mirror_that_another_node_built_after_a_flush_is_not_believed_too_early(
+    database_url: str, server: Server
+) -> None:
+    """This node noticed nothing: its connection lived, and the mirror stands again before it looks."""
+    async with open_node(database_url, server) as node, open_node(database_url, server) as other:
+        await node.warm()
+        mitras = await come_online(node, 3)
+        await grow_stale()
+        await node.ping(*mitras)
+        node.mirror.take_unmirrored()  # they are another node's mitras
+        standing = node.mirror.standing
+        await other.read("FLUSHALL")
+        await other.mirror.seed()
+        assert node.mirror.standing == standing
+        swept = await node.try_sweep()
+        assert swept is not None
+        assert (swept.rows, swept.waits_for) == (0, "warm_up")
+        assert await online(node) == set(mitras)
+
+
+async def test_heartbeats_reach_postgres_from_valkey_and_from_memory_and_never_move_back(
+    node: Node, server: Server
+) -> None:
+    here, elsewhere = await come_online(node, 2)
+    at = await node.ping(here, elsewhere)
+    node.mirror.take_unmirrored()
+    assert (await node.heartbeats.run()).error is None
+    assert [await beat_of(node.db, mitra_id) for mitra_id in (here, elsewhere)] == [at, at]
+    await node.read("SET", KEYS.heartbeat(elsewhere), rfc3339(at - 60_000))  # as after a restart from an old copy
+    server.kill()
+    later = await node.ping(here)
+    with pytest.raises(MirrorUnavailable):
+        async for _ in node.mirror.pages_online():
+            pass
+    swept = await node.heartbeats.run()
+    assert (swept.rows, swept.error is not None) == (1, True)
+    assert [await beat_of(node.db, mitra_id) for mitra_id in (here, elsewhere)] == [later, at]
+    server.start()
+    await node.trusted()
+    assert await node.read("GET", KEYS.heartbeat(here)) == rfc3339(later).encode()  # a seed moves none back either
+    assert await node.read("GET", KEYS.heartbeat(elsewhere)) == rfc3339(at).encode()
+
+
+async def test_a_reseed_counts_the_drift_by_kind_and_heals_it(node: Node) -> None:
+    first, second, third = await come_online(node, 3)
+    offline = await add_mitra(node.db)
+    await add_session(node.db, await add_customer(node.db), third, "active")
+    await node.db.execute("UPDATE mitras SET capacity_version = 9 WHERE mitra_id = %(id)s", {"id": third})
+    await node.mirror.refresh_capacities([third])
+    newest = await node.ping(first)
+    _, drift = await node.mirror.reseed()
+    assert set(drift.values()) <= {0, 1}  # the one who was added behind the mirror's back has no capacity there yet
+    await node.read("SREM", KEYS.online, first)
+    await node.read("SADD", KEYS.online, offline)
+    await node.read("SADD", KEYS.deactivated, second)
+    await node.read("ZREM", KEYS.waiting, second)
+    await node.read("DEL", KEYS.heartbeat(second))
+    await node.read("SET", KEYS.heartbeat(offline), rfc3339(newest))
+    await node.read("SET", KEYS.capacity(third), "0")
+    _, drift = await node.mirror.reseed()
+    assert drift == {"online": 2, "deactivated": 1, "waiting": 1, "heartbeats": 2, "capacities": 1}
+    assert {member.decode() for member in await node.read("SMEMBERS", KEYS.online)} == {first, second, third}
+    assert await node.read("GET", KEYS.heartbeat(first)) == rfc3339(newest).encode()
+    assert (await node.mirror.reseed())[1] == dict.fromkeys(drift, 0)
+
+
+async def test_a_stray_member_and_an_unreadable_heartbeat_stop_no_sweep(node: Node) -> None:
+    await node.warm()
+    silent, garbled = await come_online(node, 2)
+    await grow_stale()
+    await node.read("SADD", KEYS.online, "nobody", new_id())
+    await node.read("SET", KEYS.heartbeat(garbled), "soon")
+    assert (await node.auto_offline.run()).rows == 2
+    assert (await node.heartbeats.run()).error is None
+    assert await online(node) == set()
+    assert await node.read("SISMEMBER", KEYS.online, silent) == 0
+
+
+async def test_the_pages_hold_everybody_once_or_more_with_their_heartbeats(node: Node) -> None:
+    ids = [new_id() for _ in range(2_500)]
+    await node.read("SADD", KEYS.online, *ids)
+    await node.read("MSET", *(part for n, i in enumerate(ids[:-1]) for part in (KEYS.heartbeat(i), rfc3339(NOW + n))))
+    found: dict[str, Moment | None] = {}
+    async for page in node.mirror.pages_online():
+        found.update(page)
+    assert found == {mitra_id: NOW + n for n, mitra_id in enumerate(ids[:-1])} | {ids[-1]: None}
