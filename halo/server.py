@@ -30,6 +30,7 @@ from halo.net.flusher import Flusher
 from halo.net.guard import BindMalformed, Door, PublicBindRefused, open_listener, serve_guarded
 from halo.net.http import serve_http
 from halo.net.operators import create_admin
+from halo.net.websocket import Doorkeeper
 from halo.settings import Settings
 from halo.store.account import PathClosed
 from halo.store.auth_sessions import RevokedBecause
@@ -114,15 +115,24 @@ class Server:
 
     async def run(self, announce: Callable[[dict[str, str]], None]) -> None:
         """Serve until `stop` is set, then drain; `announce` is called once, with the listeners' addresses."""
-        async with trio.open_nursery() as daemons, trio.open_nursery() as actors:
-            registry = Registry(actors, self.parts.actor_ports(), self.parts.sessions)
-            pairings = PairingDesk(actors, self.parts.pairing_ports(registry))
+        parts = self.parts
+        async with trio.open_nursery() as daemons, trio.open_nursery() as actors, trio.open_nursery() as watched:
+            registry = Registry(actors, parts.actor_ports(), parts.sessions)
+            pairings = PairingDesk(actors, parts.pairing_ports(registry))
+            desk = parts.desk(registry, pairings, self._doors, self._state)
             await self._start_daemons(daemons, registry)
+            watched_stop = (
+                trio.Event()
+            )  # the admin listener opens first and closes last: it says "starting" and "draining"
+            addresses = {"admin": await self._serve_http(watched, "admin", create_admin(desk), watched_stop)}
             await self._restore(registry, pairings)
             self._start_background(daemons, registry, pairings)
             async with trio.open_nursery() as conversations:
-                await self._listen(conversations, registry, pairings, announce)
+                api = create_api(desk)
+                doorkeeper = parts.doorkeeper(registry, pairings, self._state)
+                await self._listen(conversations, api, doorkeeper, registry, addresses, announce)
                 conversations.cancel_scope.cancel()
+            watched_stop.set()
             actors.cancel_scope.cancel()
             daemons.cancel_scope.cancel()
 
@@ -131,7 +141,9 @@ class Server:
     async def _start_daemons(self, nursery: trio.Nursery, registry: Registry) -> None:
         """What must run before the first session is restored."""
         await nursery.start(self._flusher.serve, name="daemon flusher")
-        await nursery.start(self.parts.lease.serve, registry.credit_downtime, registry.owes_downtime, name="daemon lease")
+        await nursery.start(
+            self.parts.lease.serve, registry.credit_downtime, registry.owes_downtime, name="daemon lease"
+        )
         await nursery.start(self.parts.connections.serve, name="daemon keepalive")
         nursery.start_soon(partial(keep, self.parts.journal.serve, "journal", DAEMON_BUDGET), name="daemon journal")
 
@@ -191,52 +203,48 @@ class Server:
     async def _listen(
         self,
         conversations: trio.Nursery,
+        api: QuartTrio,
+        doorkeeper: Doorkeeper,
         registry: Registry,
-        pairings: PairingDesk,
+        addresses: dict[str, str],
         announce: Callable[[dict[str, str]], None],
     ) -> None:
-        settings, parts = self.parts.settings, self.parts
-        sockets = {
-            "ws": await open_listener(str(settings.ws_bind), loopback_only=False),
-            "api": await open_listener(str(settings.api_bind), loopback_only=False),
-            "admin": await open_listener(str(settings.admin_bind)),
-        }
-        desk = parts.desk(registry, pairings, self._doors, self._state)
-        doorkeeper = parts.doorkeeper(registry, pairings, self._state)
-        http_stop = trio.Event()
-        async with trio.open_nursery() as listeners:
-            addresses = {
-                "ws": "ws://{}".format(
-                    *await listeners.start(
-                        partial(
-                            serve_guarded,
-                            [sockets["ws"]],
-                            doorkeeper.converse,
-                            door=self._doors["ws"],
-                            connections=conversations,
-                        ),
-                        name="listener ws",
-                    )
-                )
-            }
-            apps: dict[str, QuartTrio] = {"api": create_api(desk), "admin": create_admin(desk)}
-            for name, app in apps.items():
-                serve_app = partial(serve_http, app, [sockets[name]], stop=http_stop, door=self._doors[name])
-                addresses[name] = "http://{}".format(*await listeners.start(serve_app, name=f"listener {name}"))
+        settings = self.parts.settings
+        listener = await open_listener(str(settings.ws_bind), loopback_only=False)
+        accept = partial(
+            serve_guarded, [listener], doorkeeper.converse, door=self._doors["ws"], connections=conversations
+        )
+        api_stop = trio.Event()
+        async with trio.open_nursery() as listeners, trio.open_nursery() as accepting:
+            [address] = await accepting.start(accept, name="listener ws")
+            addresses["ws"] = f"ws://{address}"
+            addresses["api"] = await self._serve_http(listeners, "api", api, api_stop)
             self._ready = True
             announce(addresses)
             await self.stop.wait()
             with trio.move_on_after(settings.drain_seconds):
-                await self._drain(registry, http_stop)
-            listeners.cancel_scope.cancel()
+                await self._drain(registry)
+            api_stop.set()
+            accepting.cancel_scope.cancel()
 
-    async def _drain(self, registry: Registry, http_stop: trio.Event) -> None:
-        """Stop accepting, let every actor finish what it has in hand, then send everybody away with a time to return."""
+    async def _serve_http(self, nursery: trio.Nursery, name: str, app: QuartTrio, stop: trio.Event) -> str:
+        """Start serving `app` until `stop`; returns its address."""
+        settings = self.parts.settings
+        public = name == "api"
+        bind = settings.api_bind if public else settings.admin_bind
+        listener = await open_listener(str(bind), loopback_only=not public)
+        serve_app = partial(serve_http, app, [listener], stop=stop, door=self._doors[name])
+        [address] = await nursery.start(serve_app, name=f"listener {name}")
+        return f"http://{address}"
+
+    async def _drain(self, registry: Registry) -> None:
+        """Let every actor finish what it has in hand, then send everybody away with a time to return; meanwhile all else is refused."""
         connections = self.parts.connections
         log.info("draining", sessions=len(registry), sockets=len(connections))
         self._draining = True
-        http_stop.set()
-        with trio.move_on_after(self.parts.settings.drain_seconds / 2):  # everybody is told when to return, also when one actor hangs
+        with trio.move_on_after(
+            self.parts.settings.drain_seconds / 2
+        ):  # everybody is told when to return, also when one actor hangs
             await registry.drain()
         connections.send_all_away(0, RECONNECT_SPREAD_MS, "draining")
         await connections.wait_empty()

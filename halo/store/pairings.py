@@ -11,7 +11,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 from halo import protocol
-from halo.clock import Clock, Moment
+from halo.clock import Moment
 from halo.errors import IdReused, InvalidState, NotFound, StepOvertaken
 from halo.pairing import Offer, OfferStatus, PairingStatus, PairingView, Search, cause_of, check_payment, evidence_of
 from halo.payment import Payment, PaymentStatus
@@ -22,9 +22,6 @@ from halo.store.postgres import Postgres, Transaction
 from halo.store.queries import load_queries
 
 SQL: Final = load_queries("pairings")
-
-MIRROR_SLACK_MS: Final = 120_000
-"""Postgres hears of a heartbeat once a mirror cycle (60 s), and one cycle may fail: nobody who is fresh may be passed over."""
 
 
 class Pairings:
@@ -159,21 +156,6 @@ class Pairings:
             return [row.pairing_id for row in await tx.fetch_all(SQL["take_up"], values)]
 
         return await self._db.transact(write, str(uuid4()))
-
-
-class AvailableMitras:
-    """Who can be asked, by Postgres alone: the twin of the mirror's reader, and what there is until that reader comes."""
-
-    def __init__(self, db: Postgres, clock: Clock, stale_after_ms: int) -> None:
-        self._db = db
-        self._clock = clock
-        self._stale_after_ms = stale_after_ms
-
-    async def find_available(self, limit: int, exclude: Collection[str]) -> list[str]:
-        """At most `limit` mitras with room, longest idle first. Raises StoreUnavailable."""
-        heard_since = self._clock.now() - self._stale_after_ms - MIRROR_SLACK_MS
-        values: Values = {"limit": limit, "exclude": list(exclude), "heard_since": heard_since}
-        return [row.mitra_id for row in await self._db.fetch_all(SQL["find_available"], values)]
 
 
 # ---- pieces that `halo/store/offers.py` shares

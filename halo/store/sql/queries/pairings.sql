@@ -89,13 +89,3 @@ moved AS (
 UPDATE pairings s SET owner = %(owner)s, deadline_at = greatest(s.deadline_at, at(%(not_before)s))
 FROM orphans WHERE s.pairing_id = orphans.pairing_id
 RETURNING s.pairing_id
-
--- name: find_available
--- Longest idle first. The heartbeat here is at most one mirror cycle old, so it gets the slack that the caller adds.
-SELECT m.mitra_id
-FROM mitras m
-WHERE m.is_active AND m.is_online AND m.last_heartbeat_at >= at(%(heard_since)s)
-  AND m.mitra_id <> ALL(%(exclude)s::uuid[])
-  AND (SELECT count(*) FROM chat_sessions c WHERE c.mitra_id = m.mitra_id AND c.status <> 'ended') < m.max_sessions
-ORDER BY m.idle_since, m.mitra_id
-LIMIT %(limit)s

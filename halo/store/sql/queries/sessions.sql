@@ -20,6 +20,8 @@ WITH orphans AS (
             SELECT FROM pg_locks l
             WHERE l.locktype = 'advisory' AND l.classid = %(lock_class)s AND l.objid = n.lock_key AND l.granted
               AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))))
+      -- Another node that restores at the same moment may have taken it since our snapshot: the locked row is newer than what we judged.
+      AND s.epoch = (SELECT seen.epoch FROM chat_sessions seen WHERE seen.session_id = s.session_id)
     ORDER BY s.deadline_at
     LIMIT %(limit)s
     FOR UPDATE OF s SKIP LOCKED)
