@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
+from uuid import UUID
 
 import click
 import trio
@@ -19,12 +20,14 @@ from halo.demo.story import play
 from halo.demo.told import Teller
 from halo.explain import explain_session
 from halo.log import configure_logging
+from halo.errors import Refusal
 from halo.settings import SETTINGS, SettingInvalid, Settings
+from halo.store.database_url import DatabaseUrlRefused, require_readable
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-SENTENCES = (SettingInvalid, *server.STARTS_REFUSED)
-"""What may go wrong at the start and is told in one sentence, without a traceback."""
+SENTENCES = (SettingInvalid, Refusal, *server.STARTS_REFUSED)
+"""What may go wrong and is told in one sentence, without a traceback."""
 
 
 def with_settings(command: F) -> F:
@@ -38,7 +41,9 @@ def with_settings(command: F) -> F:
 def read_settings(flags: dict[str, str | None]) -> Settings:
     try:
         settings = Settings.read(os.environ, flags)
-    except SettingInvalid as invalid:
+        if settings.database_url is not None:
+            require_readable(settings.database_url)
+    except (SettingInvalid, DatabaseUrlRefused) as invalid:
         click.echo(f"halo: {invalid}", err=True)
         sys.exit(2)
     configure_logging(settings.log_level, "json" if settings.log_format == "json" else "console")
@@ -89,11 +94,15 @@ def serve(**flags: str | None) -> None:
 
 
 @main.command()
+@click.option("--json", "as_json", is_flag=True, help="What was applied as one line of JSON.")
 @with_settings
-def migrate(**flags: str | None) -> None:
+def migrate(as_json: bool, **flags: str | None) -> None:
     """Bring the database to this version's schema; safe to run on several nodes at once."""
     settings = read_settings(flags)
     applied = run_told(lambda: trio.run(errands.migrate_schema, settings))
+    if as_json:
+        click.echo(json.dumps({"applied": applied}))
+        return
     for name in applied:
         click.echo(name)
     click.echo(f"{len(applied)} migrations applied; the schema is current.", err=True)
@@ -101,28 +110,28 @@ def migrate(**flags: str | None) -> None:
 
 @main.command()
 @click.option("--user-type", type=click.Choice(["customer", "mitra"]), required=True, help="Whose token.")
-@click.option("--user-id", default=None, help="An existing user's UUID; a new user without it.")
+@click.option("--user-id", type=click.UUID, default=None, help="An existing user's UUID; a new user without it.")
 @click.option("--display-name", default=None, help="The name of a new user.")
 @click.option("--json", "as_json", is_flag=True, help="The whole answer as one line of JSON.")
 @with_settings
-def token(user_type: str, user_id: str | None, display_name: str | None, as_json: bool, **flags: str | None) -> None:
+def token(user_type: str, user_id: UUID | None, display_name: str | None, as_json: bool, **flags: str | None) -> None:
     """Open an auth session for a user and print its access token, for trying things out.
 
     Uses the stores that the settings name, also beside a server that is running on them or on the same data directory.
     """
     settings = read_settings(flags)
-    opened = run_told(lambda: trio.run(errands.open_token, settings, user_type, user_id, display_name))
+    opened = run_told(lambda: trio.run(errands.open_token, settings, user_type, str(user_id) if user_id else None, display_name))
     click.echo(json.dumps(opened) if as_json else opened["access_token"])
 
 
 @main.command()
-@click.argument("session_id", metavar="SESSION")
+@click.argument("session_id", metavar="SESSION", type=click.UUID)
 @click.option("--json", "as_json", is_flag=True, help="The timeline as JSON.")
 @with_settings
-def explain(session_id: str, as_json: bool, **flags: str | None) -> None:
+def explain(session_id: UUID, as_json: bool, **flags: str | None) -> None:
     """Tell what happened in a session, step by step, with the cause and the evidence of each."""
     settings = read_settings(flags)
-    told = run_told(lambda: trio.run(errands.with_database, settings, lambda db: explain_session(db, session_id, as_json=as_json)))
+    told = run_told(lambda: trio.run(errands.with_database, settings, lambda db: explain_session(db, str(session_id), as_json=as_json)))
     if told is None:
         click.echo(f"halo: there is no session {session_id}", err=True)
         sys.exit(1)

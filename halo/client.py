@@ -163,8 +163,11 @@ class Socket:
 async def open_socket(url: str, access_token: str) -> AsyncIterator[Socket]:
     """A socket with its reader running. Raises what trio-websocket raises when the handshake is refused."""
     async with open_websocket_url(url, subprotocols=["halo.v1", f"bearer.{access_token}"]) as websocket:
-        socket = Socket(websocket)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(socket.receive)
-            yield socket
-            nursery.cancel_scope.cancel()
+        try:
+            socket = Socket(websocket)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(socket.receive)
+                yield socket
+                nursery.cancel_scope.cancel()
+        finally:  # the library leaves the TCP socket to the garbage collector when the server was the first to close
+            await trio.aclose_forcefully(websocket._stream)  # noqa: SLF001  # it offers no other way

@@ -10,10 +10,12 @@ from typing import TypeVar
 from urllib.parse import quote
 
 from halo.clock import SystemClock
+from halo.errors import StoreUnavailable
 from halo.net.tokens import Tokens
 from halo.session import Party
 from halo.settings import Settings
 from halo.store.auth_sessions import AuthSessions
+from halo.store.database_url import unreachable
 from halo.store.directory import DataDirectoryInUse
 from halo.store.embedded import open_stores
 from halo.store.migrations import migrate
@@ -45,7 +47,10 @@ async def migrate_schema(settings: Settings) -> list[str]:
 async def with_database(settings: Settings, work: Callable[[Postgres], Awaitable[T]]) -> T:
     """Run `work` on the database of the settings."""
     async with open_database(settings) as url, open_postgres(url) as db:
-        return await work(db)
+        try:
+            return await work(db)
+        except StoreUnavailable as away:
+            raise unreachable(url, away.__cause__) from away
 
 
 async def open_token(settings: Settings, user_type: str, user_id: str | None, display_name: str | None) -> dict[str, object]:

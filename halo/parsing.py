@@ -7,7 +7,6 @@ touches the disk or the network.
 import base64
 import binascii
 import ipaddress
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,9 @@ from urllib.parse import SplitResult, parse_qs, urlsplit
 _HOST_NAME: Final = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(\.(?!-)[A-Za-z0-9-]{1,63})*\.?")
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s,*]+")
 _WHOLE: Final = re.compile(r"[0-9]{1,12}")
+
+_HIGHEST_LIMIT: Final = 1_000_000_000
+"""More than one process can ever meet, of whatever is counted; who wants no limit says 0."""
 
 _SHORTEST_WEBHOOK_KEY_BYTES: Final = 16
 """128 bits: below that a signature can be guessed. Standard Webhooks itself recommends 24 to 64."""
@@ -145,43 +147,37 @@ def switch(given: str) -> bool:
     return given == "1"
 
 
-def positive(given: str) -> float:
-    """A number above 0."""
-    number = _number(given, "a number above 0")
-    if number <= 0:
-        raise ValueError("a number above 0")
-    return number
+def number(lowest: float, highest: float) -> Callable[[str], float]:
+    """A number between these, both included: what is beyond overflows a clock or spins a loop, long after the start."""
+
+    def parse(given: str) -> float:
+        accepted = f"a number from {lowest:g} to {highest:g}"
+        try:
+            found = float(given)
+        except ValueError:
+            raise ValueError(accepted) from None
+        if not lowest <= found <= highest:  # which nan is not, either
+            raise ValueError(accepted)
+        return found
+
+    return parse
 
 
-def not_negative(given: str) -> float:
-    """A number from 0 on."""
-    number = _number(given, "a number from 0 on")
-    if number < 0:
-        raise ValueError("a number from 0 on")
-    return number
+def whole(lowest: int, highest: int) -> Callable[[str], int]:
+    """A whole number between these, both included."""
+
+    def parse(given: str) -> int:
+        if not _WHOLE.fullmatch(given) or not lowest <= int(given) <= highest:
+            raise ValueError(f"a whole number from {lowest} to {highest}")
+        return int(given)
+
+    return parse
 
 
-def _number(given: str, accepted: str) -> float:
-    try:
-        number = float(given)
-    except ValueError:
-        raise ValueError(accepted) from None
-    if not math.isfinite(number):
-        raise ValueError(accepted)
-    return number
-
-
-def whole(given: str) -> int:
+def limit(given: str) -> int:
     """A limit; 0 lifts it."""
-    if not _WHOLE.fullmatch(given):
-        raise ValueError("a whole number from 0 on, where 0 lifts the limit")
-    return int(given)
-
-
-def whole_from_one(given: str) -> int:
-    """A duration that cannot be nothing."""
-    if not _WHOLE.fullmatch(given) or int(given) == 0:
-        raise ValueError("a whole number above 0")
+    if not _WHOLE.fullmatch(given) or int(given) > _HIGHEST_LIMIT:
+        raise ValueError(f"a whole number from 0 to {_HIGHEST_LIMIT}, where 0 lifts the limit")
     return int(given)
 
 

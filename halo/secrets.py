@@ -45,6 +45,12 @@ def read(path: Path) -> str:
     return path.read_text(encoding="utf-8").strip()
 
 
+def open_home(directory: Path) -> None:
+    """Make the directory of secrets, and the data directory around it, where they are missing. Raises `OSError`."""
+    directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory.mkdir(mode=0o700, exist_ok=True)
+
+
 def keep(directory: Path, name: str, make: Callable[[], str]) -> str:
     """The secret `name` of this data directory, made up at the first call and read back ever after.
 
@@ -54,8 +60,7 @@ def keep(directory: Path, name: str, make: Callable[[], str]) -> str:
     """
     path = directory / name
     if not path.exists():
-        directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        directory.mkdir(mode=0o700, exist_ok=True)
+        open_home(directory)
         _write_once(path, make())
     if path.stat().st_mode & _OTHERS_MAY_READ:
         raise SecretUnsafe(

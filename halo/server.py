@@ -27,7 +27,7 @@ from halo.net.admission import UNAUTHENTICATED_AT_MOST, Gate, connections_afford
 from halo.net.api import create_api
 from halo.net.connection import CLOSE_DEACTIVATED, CLOSE_UNAUTHENTICATED
 from halo.net.flusher import Flusher
-from halo.net.guard import BindMalformed, Door, PublicBindRefused, open_listener, serve_guarded
+from halo.net.guard import BindMalformed, BindRefused, Door, PublicBindRefused, open_listener, serve_guarded
 from halo.net.http import serve_http
 from halo.net.operators import create_admin
 from halo.net.websocket import Doorkeeper
@@ -60,6 +60,7 @@ RECONNECT_SPREAD_MS: Final = 2_000
 
 STARTS_REFUSED = (
     BindMalformed,
+    BindRefused,
     ClockSkewed,
     DataDirectoryInUse,
     DataDirectoryUnusable,
@@ -69,7 +70,6 @@ STARTS_REFUSED = (
     ServerFailed,
     StoreUnavailable,
     ValkeyUrlRefused,
-    OSError,
 )
 """What may stop a start: each is one sentence for the operator."""
 
@@ -210,7 +210,7 @@ class Server:
         announce: Callable[[dict[str, str]], None],
     ) -> None:
         settings = self.parts.settings
-        listener = await open_listener(str(settings.ws_bind), loopback_only=False)
+        listener = await open_listener(str(settings.ws_bind), loopback_only=False, setting="HALO_WS_BIND")
         accept = partial(
             serve_guarded, [listener], doorkeeper.converse, door=self._doors["ws"], connections=conversations
         )
@@ -232,7 +232,9 @@ class Server:
         settings = self.parts.settings
         public = name == "api"
         bind = settings.api_bind if public else settings.admin_bind
-        listener = await open_listener(str(bind), loopback_only=not public)
+        listener = await open_listener(
+            str(bind), loopback_only=not public, setting="HALO_API_BIND" if public else "HALO_ADMIN_BIND"
+        )
         serve_app = partial(serve_http, app, [listener], stop=stop, door=self._doors[name])
         [address] = await nursery.start(serve_app, name=f"listener {name}")
         return f"http://{address}"

@@ -17,6 +17,11 @@ from halo.setting import Setting, SettingInvalid, secret_of, value_of
 
 __all__ = ["SETTINGS", "Setting", "SettingInvalid", "Settings"]
 
+_DAY_SECONDS: Final = 86_400
+"""No wait of halo's is for longer than a day; and a sweep more often than each 10 ms would do nothing else."""
+_YEAR_SECONDS: Final = 365 * 86_400
+"""Longer than anybody means, and its end is still a date that clocks and tokens can hold."""
+
 
 def _row(
     name: str, default: str | None, unit: str, sentence: str, parse: Callable[[str], object], **secret: Any
@@ -129,13 +134,13 @@ class Settings:
         "60",
         "s",
         "Length of a paid minute; short ones make demos and tests short.",
-        parsing.positive,
+        parsing.number(0.001, _DAY_SECONDS),
     )
     access_token_seconds: int = _row(
-        "HALO_ACCESS_TOKEN_SECONDS", "600", "s", "Life of an access token.", parsing.whole_from_one
+        "HALO_ACCESS_TOKEN_SECONDS", "600", "s", "Life of an access token.", parsing.whole(1, _YEAR_SECONDS)
     )
     drain_seconds: float = _row(
-        "HALO_DRAIN_SECONDS", "20", "s", "How long a stop waits for sessions to be handed over.", parsing.not_negative
+        "HALO_DRAIN_SECONDS", "20", "s", "How long a stop waits for sessions to be handed over.", parsing.number(0, _DAY_SECONDS)
     )
 
     messages_per_10s: int = _row(
@@ -143,37 +148,37 @@ class Settings:
         "20",
         "frames in 10 s",
         "Frames that one connection may send; 0 lifts it.",
-        parsing.whole,
+        parsing.limit,
     )
     bytes_per_s: int = _row(
         "HALO_BYTES_PER_S",
         "16384",
         "bytes/s",
         "Sustained bytes that one connection may send; 0 lifts it.",
-        parsing.whole,
+        parsing.limit,
     )
     connections_per_user: int = _row(
-        "HALO_CONNECTIONS_PER_USER", "5", "sockets", "The oldest goes when one more comes; 0 lifts it.", parsing.whole
+        "HALO_CONNECTIONS_PER_USER", "5", "sockets", "The oldest goes when one more comes; 0 lifts it.", parsing.limit
     )
     connections_per_address: int = _row(
-        "HALO_CONNECTIONS_PER_ADDRESS", "200", "sockets", "From one address; 0 lifts it.", parsing.whole
+        "HALO_CONNECTIONS_PER_ADDRESS", "200", "sockets", "From one address; 0 lifts it.", parsing.limit
     )
     handshakes_per_s: int = _row(
         "HALO_HANDSHAKES_PER_S",
         "20",
         "handshakes/s",
         "From one address, in bursts of twice that; 0 lifts it.",
-        parsing.whole,
+        parsing.limit,
     )
     requests_per_s: int = _row(
         "HALO_REQUESTS_PER_S",
         "20",
         "requests/s",
         "HTTP calls of one user, in bursts of five times that; 0 lifts it.",
-        parsing.whole,
+        parsing.limit,
     )
     creates_per_minute: int = _row(
-        "HALO_CREATES_PER_MINUTE", "30", "POSTs a minute", "Creating calls of one user; 0 lifts it.", parsing.whole
+        "HALO_CREATES_PER_MINUTE", "30", "POSTs a minute", "Creating calls of one user; 0 lifts it.", parsing.limit
     )
 
     mitra_heartbeat_stale_seconds: float = _row(
@@ -181,24 +186,24 @@ class Settings:
         "90",
         "s",
         "A mitra silent for longer is unreachable: three missed pings of 30 s.",
-        parsing.positive,
+        parsing.number(0.01, _DAY_SECONDS),
     )
     mitra_auto_offline_sweep_seconds: float = _row(
-        "MITRA_AUTO_OFFLINE_SWEEP_SECONDS", "30", "s", "How often stale mitras are set offline.", parsing.positive
+        "MITRA_AUTO_OFFLINE_SWEEP_SECONDS", "30", "s", "How often stale mitras are set offline.", parsing.number(0.01, _DAY_SECONDS)
     )
     heartbeat_mirror_interval_seconds: float = _row(
         "HEARTBEAT_MIRROR_INTERVAL_SECONDS",
         "60",
         "s",
         "How often heartbeats go from Valkey to Postgres.",
-        parsing.positive,
+        parsing.number(0.01, _DAY_SECONDS),
     )
     valkey_online_mirror_sweep_seconds: float = _row(
         "VALKEY_ONLINE_MIRROR_SWEEP_SECONDS",
         "300",
         "s",
         "How often the mirror is rebuilt from Postgres.",
-        parsing.positive,
+        parsing.number(0.01, _DAY_SECONDS),
     )
 
     log_level: str = _row(
@@ -223,8 +228,20 @@ class Settings:
         values = {row.field: value_of(row, environment, flags) for row in SETTINGS if not row.secret}
         embedded = values["database_url"] is None or values["valkey_url"] is None
         home = values["data_dir"] / "secrets" if embedded else None
+        if home is not None:
+            _make_home(home, "--data-dir" if flags.get("data_dir") else "HALO_DATA_DIR")
         values |= {row.field: secret_of(row, environment, flags, home) for row in SETTINGS if row.secret}
         return cls(**values)
+
+
+def _make_home(home: Path, origin: str) -> None:
+    """First of all, so that a data directory that cannot be made is not told as the trouble of some secret."""
+    try:
+        secrets.open_home(home)
+    except OSError as fault:
+        raise SettingInvalid(
+            f"{origin} is {str(home.parent)!r}, where halo cannot make its files: {fault.strerror}."
+        ) from fault
 
 
 SETTINGS: Final[tuple[Setting, ...]] = tuple(row.metadata["setting"] for row in fields(Settings))

@@ -89,6 +89,8 @@ class Said:
 class RequestExtension:
     asker: Asker[Extension]
     asked: Asked
+    extension_id: str | None = None
+    """The id that the request is to have, where the asker can derive one: the same question asked again has the same answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -258,8 +258,9 @@ class Registry:
         duration_minutes: int | None,
         price: int | None,
         payment_request_id: str | None,
+        extension_id: str | None = None,
     ) -> Extension:
-        """The pending extension."""
+        """The pending extension; with the `extension_id` of one that was asked for before, that one as it is by now."""
         answer: Answer[Extension] = Answer()
         asked = Asked(
             customer_id=customer_id,
@@ -268,7 +269,9 @@ class Registry:
             payment_request_id=payment_request_id,
         )
         try:
-            return await self._ask(session_id, customer_id, RequestExtension(asker=answer, asked=asked), answer)
+            return await self._ask(
+                session_id, customer_id, RequestExtension(asker=answer, asked=asked, extension_id=extension_id), answer
+            )
         except NotFound as stranger:
             if session_id in self._actors:
                 raise  # the payment was not found

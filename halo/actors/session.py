@@ -41,6 +41,7 @@ from halo.errors import (
     ActorFault,
     Busy,
     ExtensionResolved,
+    IdReused,
     NotFound,
     OwnershipLost,
     Refusal,
@@ -273,7 +274,16 @@ class SessionActor:
         self._set_alarm()
 
     async def _request_extension(self, item: RequestExtension) -> Extension:
-        extension_id = str(uuid.uuid4())
+        extension_id = item.extension_id or str(uuid.uuid4())
+        if item.extension_id is not None:
+            earlier = await self._ports.rows.find_extension(self.session.session_id, extension_id)
+            if earlier is not None:  # asked before, and the answer was lost on its way
+                if (item.asked.customer_id, item.asked.payment_request_id) != (
+                    self.session.customer_id,
+                    earlier.payment_request_id,
+                ):
+                    raise IdReused
+                return earlier
 
         async def gather() -> Event:
             config = self._ports.facts.config()

@@ -64,6 +64,7 @@ def chat_handlers(desk: Desk) -> dict[str, Handler]:
             duration_minutes=body.duration_minutes,
             price=body.price,
             payment_request_id=uuid_or_none(body.extension_payment_request_id),
+            extension_id=call.derived_id,
         )
         return extension_state(extension)
 

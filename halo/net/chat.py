@@ -8,6 +8,7 @@ command by the actor itself. Read next: `halo/actors/session.py`.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
+from uuid import UUID, uuid5
 
 from halo import protocol
 from halo.actors.commands import AnswerExtension, CancelExtension, End, RequestExtension, Said, View
@@ -51,7 +52,9 @@ class ChatConnection(Connection):
 
     decoder = FrameDecoder.CHAT
 
-    def __init__(self, stream: SocketStream, path: str, identity: Identity, actor: SessionActor, after_seq: int, room: ChatRoom) -> None:
+    def __init__(
+        self, stream: SocketStream, path: str, identity: Identity, actor: SessionActor, after_seq: int, room: ChatRoom
+    ) -> None:
         super().__init__(stream, path, identity, room.limits, room.clock, room.tokens)
         self.party: Party = identity.user_type
         self._actor = actor
@@ -86,7 +89,9 @@ class ChatConnection(Connection):
             )
         )
         while after_seq < last_seq:
-            page = await self._room.history.list_messages(session.session_id, after_seq, min(HISTORY_PAGE, last_seq - after_seq))
+            page = await self._room.history.list_messages(
+                session.session_id, after_seq, min(HISTORY_PAGE, last_seq - after_seq)
+            )
             if not page:  # the rows are there, or the actor would not have counted them
                 raise NotFound("The history of this session cannot be read.")
             for row in page:
@@ -109,6 +114,7 @@ class ChatConnection(Connection):
                 actor.hand_in(
                     RequestExtension(
                         asker=_FrameAsker(self, frame.id, tells_extension=True),
+                        extension_id=str(uuid5(UUID(actor.session.session_id), f"{user_id} {frame.id}")),
                         asked=Asked(
                             customer_id=user_id,
                             duration_minutes=frame.duration_minutes,
@@ -120,10 +126,18 @@ class ChatConnection(Connection):
             case protocol.RespondExtension():
                 self._require(Party.MITRA)
                 asker = _FrameAsker(self, frame.id)
-                actor.hand_in(AnswerExtension(asker=asker, mitra_id=user_id, extension_id=frame.extension_id, accepted=frame.accepted))
+                actor.hand_in(
+                    AnswerExtension(
+                        asker=asker, mitra_id=user_id, extension_id=frame.extension_id, accepted=frame.accepted
+                    )
+                )
             case protocol.CancelExtension():
                 self._require(Party.CUSTOMER)
-                actor.hand_in(CancelExtension(asker=_FrameAsker(self, frame.id), customer_id=user_id, extension_id=frame.extension_id))
+                actor.hand_in(
+                    CancelExtension(
+                        asker=_FrameAsker(self, frame.id), customer_id=user_id, extension_id=frame.extension_id
+                    )
+                )
             case protocol.EndSession():
                 actor.hand_in(End(asker=_FrameAsker(self, frame.id), by=EndedBy(self.party.value), user_id=user_id))
             case _:

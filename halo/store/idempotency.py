@@ -24,8 +24,8 @@ from halo.store.values import Value
 
 SQL: Final = load_queries("idempotency")
 
-TAKEOVER_MS: Final = 60_000
-"""No request of halo's runs for a minute (each store call has its deadline of seconds): whoever took the key has died."""
+TAKEOVER_MS: Final = 15_000
+"""A call that writes is given up after 6 s, and its COMMIT after 5 s more: whoever took the key so long ago has died."""
 RETRY_AFTER_MS: Final = 1_000
 """A request that runs is over in well under a second; one whose node died keeps its key until the takeover."""
 KEY_CHARACTERS_MAX: Final = 255

@@ -15,8 +15,8 @@ from typing import Final
 
 import psycopg
 
-from halo.errors import StoreUnavailable
 from halo.store.connection import TrioConnection
+from halo.store.database_url import unreachable
 from halo.store.dial import LOCK_MS, Limits, dial
 from halo.store.faults import is_away
 from halo.store.queries import parse_query
@@ -75,7 +75,7 @@ async def migrate(database_url: str, directory: Traversable | None = None) -> li
             connection.close_now()  # which frees the lock
     except psycopg.Error as error:
         if is_away(error):
-            raise StoreUnavailable from error
+            raise unreachable(database_url, error) from error
         raise
 
 

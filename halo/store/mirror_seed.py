@@ -81,7 +81,9 @@ class Seed:
             ("EVAL", PUBLISH_SEED, 1 + len(pairs), keys.seeded, *pairs, now, *counts),
             ("SET", keys.standing_since, now, "NX"),
         )
-        changed = await self._catch_up(seen)
+        changed = 0
+        while found := await self._catch_up(seen):  # a catch-up may itself be late: somebody came online between its look and its write
+            changed += found
         self.drift = {kind: max(0, found - changed) for kind, found in self.drift.items()}
         return len(seen)
 
@@ -115,6 +117,7 @@ class Seed:
                 commands.append(compose_capacity(self._keys, row))
             if commands:
                 await self._valkey.call(*commands)
+            seen.update({row.mitra_id: _see(row) for row in changed})
         return count
 
     async def _write(self, rows: Sequence[MitraRow]) -> tuple[int, int]:

@@ -79,6 +79,17 @@ async def test_the_same_id_twice_within_one_batch_is_one_message(autojump_clock:
         assert chat.mitra.bodies() == [(1, "body of m1"), (2, "body of m2")]
 
 
+async def test_a_repetition_within_one_batch_waits_for_the_same_commit(autojump_clock: MockClock) -> None:
+    async with open_house() as house:
+        chat = await house.opens()
+        house.node.fails("append", AWAY)
+        chat.says(chat.customer, "m1")
+        chat.says(chat.customer, "m1")
+        await wait_all_tasks_blocked()
+        assert chat.customer.answers == [("m1", "STORE_UNAVAILABLE")] * 2
+        assert chat.messages == []
+
+
 async def test_an_id_with_another_body_is_refused_by_name(autojump_clock: MockClock) -> None:
     async with open_house() as house:
         chat = await house.opens()

@@ -104,6 +104,7 @@ async def test_an_extension_is_asked_for_with_exactly_what_was_sent() -> None:
         "payment_request_id",
     }  # fmt: skip
     asked = {"customer_id": CUSTOMER, "duration_minutes": 5, "price": 5_000, "payment_request_id": PAYMENT}
+    asked |= {"extension_id": None}
     assert house.sessions.asked == [("request", SESSION, asked)]
 
 

@@ -85,7 +85,9 @@ async def test_nobody_hears_two_beacons_within_two_seconds_and_nobody_misses_the
         assert ear.counts[-1] == 99
 
 
-async def test_a_thousand_who_come_at_once_cost_one_look(count: Count, beacon: Beacon, autojump_clock: MockClock) -> None:
+async def test_a_thousand_who_come_at_once_cost_one_look(
+    count: Count, beacon: Beacon, autojump_clock: MockClock
+) -> None:
     ears = [Ear() for _ in range(1000)]
     async with trio.open_nursery() as crowd:
         for ear in ears:

@@ -131,6 +131,9 @@ ACCEPTED: list[tuple[str, str, object]] = [
     ),
     ("HALO_SANDBOX", "1", True),
     ("HALO_MINUTE_SECONDS", "0.25", 0.25),
+    ("HALO_MINUTE_SECONDS", "0.001", 0.001),
+    ("HALO_MINUTE_SECONDS", "86400", 86_400),
+    ("HALO_ACCESS_TOKEN_SECONDS", "31536000", 31_536_000),
     ("HALO_DRAIN_SECONDS", "0", 0),
     ("HALO_BYTES_PER_S", "0", 0),
     ("HALO_LOG_LEVEL", "WARNING", "warning"),
@@ -165,10 +168,20 @@ REFUSED: list[tuple[str, str]] = [
         for given in ("*", "null", "app.example.com", "https://a/", "https://a,*", "https://A", "https://u@a")
     ],
     *[("HALO_SANDBOX", given) for given in ("yes", "true", "2", "on")],
-    *[("HALO_MINUTE_SECONDS", given) for given in ("0", "-1", "nan", "inf", "a minute")],
-    *[("HALO_DRAIN_SECONDS", given) for given in ("-0.1", "nan", "soon")],
-    *[("HALO_ACCESS_TOKEN_SECONDS", given) for given in ("0", "1.5", "-1", "10m")],
-    *[("HALO_MESSAGES_PER_10S", given) for given in ("-1", "1.5", "many", "1e3", "٣", "9" * 13)],
+    *[("HALO_MINUTE_SECONDS", given) for given in ("0", "-1", "nan", "inf", "a minute", "0.0009", "86401", "1e308", "1e-300")],
+    *[("HALO_DRAIN_SECONDS", given) for given in ("-0.1", "nan", "soon", "1e308")],
+    *[("HALO_ACCESS_TOKEN_SECONDS", given) for given in ("0", "1.5", "-1", "10m", "31536001", "9" * 12)],
+    *[("HALO_MESSAGES_PER_10S", given) for given in ("-1", "1.5", "many", "1e3", "٣", "9" * 13, "1000000001")],
+    *[
+        (name, given)
+        for name in (
+            "MITRA_HEARTBEAT_STALE_SECONDS",
+            "MITRA_AUTO_OFFLINE_SWEEP_SECONDS",
+            "HEARTBEAT_MIRROR_INTERVAL_SECONDS",
+            "VALKEY_ONLINE_MIRROR_SWEEP_SECONDS",
+        )
+        for given in ("0", "1e-300", "1e308", "86401", "-1")
+    ],
     ("HALO_LOG_LEVEL", "loud"),
     ("HALO_LOG_FORMAT", "xml"),
 ]
@@ -183,7 +196,7 @@ def test_a_bad_value_is_refused_in_one_sentence_that_names_setting_value_and_wha
 
 
 def test_a_bad_flag_is_called_by_the_name_that_was_typed() -> None:
-    assert refusal(drain_seconds="soon") == "--drain-seconds is 'soon', but must be a number from 0 on."
+    assert refusal(drain_seconds="soon") == "--drain-seconds is 'soon', but must be a number from 0 to 86400."
 
 
 class TestSecrets:
@@ -236,11 +249,17 @@ class TestSecrets:
         assert sorted(file.name for file in (tmp_path / "secrets").iterdir()) == ["admin_key", "admin_password"]
 
     def test_that_cannot_be_kept_stop_the_start(self, tmp_path: Path) -> None:
+        (tmp_path / "secrets" / "token_secret").mkdir(parents=True, mode=0o700)
+        with pytest.raises(SettingInvalid, match=r"^HALO_TOKEN_SECRET cannot be kept in .*: Is a directory\.$"):
+            Settings.read({"HALO_DATA_DIR": str(tmp_path)}, {})
+
+    @pytest.mark.parametrize("flagged", [False, True])
+    def test_a_data_directory_that_cannot_be_made_is_told_as_such(self, tmp_path: Path, flagged: bool) -> None:
         (tmp_path / "file").write_text("")
-        with pytest.raises(
-            SettingInvalid, match=r"^HALO_TOKEN_SECRET cannot be kept in .*: (Not a directory|File exists)\.$"
-        ):
-            Settings.read({"HALO_DATA_DIR": str(tmp_path / "file")}, {})
+        given = str(tmp_path / "file")
+        name = "--data-dir" if flagged else "HALO_DATA_DIR"
+        with pytest.raises(SettingInvalid, match=rf"^{name} is '{given}', where halo cannot make its files: .*\.$"):
+            Settings.read({} if flagged else {"HALO_DATA_DIR": given}, {"data_dir": given} if flagged else {})
 
     def test_come_from_files_too(self, tmp_path: Path) -> None:
         (tmp_path / "key").write_text("k" * 20 + "\n")

@@ -91,7 +91,9 @@ class House:
         """Plain columns, without telling the mirror; moments as milliseconds."""
         for name, value in columns.items():
             cast = f"at(%({name})s::bigint)" if name in {"last_heartbeat_at", "idle_since"} else f"%({name})s"
-            await self.db.execute(f"UPDATE mitras SET {name} = {cast} WHERE mitra_id = %(id)s", {"id": mitra_id, name: value})
+            await self.db.execute(
+                f"UPDATE mitras SET {name} = {cast} WHERE mitra_id = %(id)s", {"id": mitra_id, name: value}
+            )
 
     async def read(self, *command: str) -> Any:
         (reply,) = await self.valkey.call(command)

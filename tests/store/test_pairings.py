@@ -28,13 +28,12 @@ from halo.pairing import Opening, PairingStatus, Search, open_match
 from halo.payment import PaymentStatus
 from halo.store.nodes import LOCK_CLASS
 from halo.store.offers import Answered, Offers, OpenedBefore
-from halo.store.pairings import MIRROR_SLACK_MS, AvailableMitras, Pairings
+from halo.store.pairings import Pairings
 from halo.store.payments import Payments
 from halo.store.postgres import Postgres, Transaction, open_postgres
 from halo.store.sessions import Sessions
 from tests.actors.pairing_rows import FakeMitra, FakeRows
 
-STALE_MS = 90_000
 NODE = str(uuid4())
 CLOCK = SystemClock()
 CONFIG = LiveConfig()
@@ -47,7 +46,6 @@ class House:
         self.db = db
         self.pairings = Pairings(db, NODE)
         self.offers = Offers(db, NODE)
-        self.available = AvailableMitras(db, CLOCK, STALE_MS)
 
     async def add_mitra(
         self, *, idle_ms: int = 0, heard_ms: int = 0, max_sessions: int = 3, online: bool = True
@@ -332,7 +330,9 @@ class TestAccept:
         assert await house.count("pairings", "status = 'searching'") == 19
         assert await house.count("offers", "status = 'open'") == 19
 
-    async def test_the_same_yes_many_times_at_once_is_taken_once_and_all_are_told_of_that_session(self, house: House) -> None:
+    async def test_the_same_yes_many_times_at_once_is_taken_once_and_all_are_told_of_that_session(
+        self, house: House
+    ) -> None:
         mitra_id = await house.add_mitra(max_sessions=1)  # so that a repeat must not be told that there is no room
         search = await house.search([mitra_id])
         answers = await outcomes([bind(house.accept, offer_of(search, mitra_id), mitra_id)] * 20)
