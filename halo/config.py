@@ -8,12 +8,16 @@ Read next: `halo/extension.py`, which copies the policy onto each request.
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Final, get_type_hints
 
 import msgspec
 from msgspec import Meta
 
 from halo.errors import ValidationFailed
+
+
+_PRICE_HIGHEST: Final = 10**11
+"""For the longest purchase, a day, that is 1.44 · 10**14: amounts stay below the 10**15 that an extension's price may say."""
 
 
 class TimeoutAction(StrEnum):
@@ -69,7 +73,7 @@ class LiveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     reconnect_grace_seconds: Annotated[
         int, Meta(ge=0, le=300, description="how long deadlines that fell during downtime wait for people to return")
     ] = 10
-    price_per_minute: Annotated[int, Meta(ge=0, le=10**12, description="minor units of `currency`")] = 1000
+    price_per_minute: Annotated[int, Meta(ge=0, le=_PRICE_HIGHEST, description="minor units of `currency`")] = 1000
     currency: Annotated[str, Meta(pattern="^[A-Z]{3}$", max_length=3, description="ISO 4217")] = "IDR"
     first_session_discount_percent: Annotated[int, Meta(ge=0, le=100, description="off a customer's first session")] = (
         50

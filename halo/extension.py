@@ -51,7 +51,7 @@ def check(session: Session, asked: Asked, payment: Payment | None, config: LiveC
         Refusal: the first row that does not hold.
     """
     if asked.customer_id != session.customer_id:
-        raise SessionNotActive("Only the session's own customer can ask for more time.")
+        raise SessionNotActive  # in the words for a session that does not exist: a stranger learns nothing
     check_session(session, config)
     duration_minutes, price, _ = check_input(asked.duration_minutes, asked.price, asked.payment_request_id)
     return check_payment(session, payment, duration_minutes, price)

@@ -215,6 +215,7 @@ class Parts:
             messages=self.sessions,
             connections=self.connections,
             availability=self.available,
+            room_changed=self.capacities.mark,
             operators=Operators(self.db),
             metrics=new_registry(self._figures(registry, pairings, doors)),
             sweeps=lambda: [sweep.report for sweep in self.sweeps],

@@ -76,13 +76,24 @@ class Speaker(Ear, Protocol):
     def not_stored(self, client_id: str, refusal: Refusal) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Said:
-    """A message that waits for its `seq`."""
+    """A message that waits for its `seq`; its speaker is told once, also when the actor crashes behind the first answer."""
 
     speaker: Speaker
     id: str
     body: str
+    is_answered: bool = False
+
+    def stored(self, seq: int, at: Moment) -> None:
+        if not self.is_answered:
+            self.is_answered = True
+            self.speaker.stored(self.id, seq, at)
+
+    def not_stored(self, refusal: Refusal) -> None:
+        if not self.is_answered:
+            self.is_answered = True
+            self.speaker.not_stored(self.id, refusal)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

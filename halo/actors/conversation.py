@@ -63,7 +63,7 @@ class Conversation:
             fresh = await self._number(said, session)
         except StoreUnavailable as away:  # nothing was written: the ids could not be looked up
             for item in said:
-                item.speaker.not_stored(item.id, away)
+                item.not_stored(away)
             return
         if not fresh:
             return
@@ -72,13 +72,13 @@ class Conversation:
         except (StoreUnavailable, StepOvertaken) as unknown:
             for _, items in fresh:
                 for item in items:
-                    item.speaker.not_stored(item.id, StoreUnavailable())
+                    item.not_stored(StoreUnavailable())
             raise TailUnknown from unknown
         for row, items in fresh:
-            self.last_seq = row.seq
             for item in items:
-                item.speaker.stored(item.id, row.seq, row.at)
+                item.stored(row.seq, row.at)
             self._deliver(row, beside=items[0].speaker)
+            self.last_seq = row.seq  # last: what a crash kept from being delivered is caught up with
 
     async def catch_up(self, last_seq: int) -> None:
         """Deliver what turns out to be stored beyond what was heard, up to `last_seq`."""
@@ -87,8 +87,8 @@ class Conversation:
             if not page:
                 return
             for row in page:
-                self.last_seq = row.seq
                 self._deliver(row, beside=None)
+                self.last_seq = row.seq
             self._known = None
 
     def forget_ids(self) -> None:
@@ -112,13 +112,13 @@ class Conversation:
             key = (item.speaker.party.value, item.id)
             first: MessageRow | None = fresh[key][0] if key in fresh else earlier.get(key)
             if first is not None and first.body != item.body:
-                item.speaker.not_stored(item.id, IdReused())
+                item.not_stored(IdReused())
             elif key in fresh:
                 fresh[key][1].append(item)
             elif first is not None:
-                item.speaker.stored(item.id, first.seq, first.at)
+                item.stored(first.seq, first.at)
             elif refusal is not None:
-                item.speaker.not_stored(item.id, refusal)
+                item.not_stored(refusal)
             else:
                 known.add(*key)
                 fresh[key] = (Row(self.last_seq + len(fresh) + 1, key[0], item.id, item.body, at), [item])

@@ -202,7 +202,7 @@ class SessionActor:
                 return
         except StoreUnavailable as away:  # from the reload: nobody was answered yet
             for item in said:
-                item.speaker.not_stored(item.id, away)
+                item.not_stored(away)
         del self._in_hand[: len(said)]
 
     async def recover(self) -> None:
@@ -557,6 +557,6 @@ def _too_late(item: Item, refusal: Refusal) -> Refusal:
 def _refuse(item: Item, refusal: Refusal) -> None:
     refusal = _too_late(item, refusal)
     if isinstance(item, Said):
-        item.speaker.not_stored(item.id, refusal)
+        item.not_stored(refusal)
     elif isinstance(item, RequestExtension | AnswerExtension | CancelExtension | End):
         item.asker.refused(refusal)

@@ -40,6 +40,8 @@ def auth_handlers(desk: Desk) -> dict[str, Handler]:
             max_sessions=body.max_sessions,
             auth_session_id=call.derived_id,
         )
+        if body.max_sessions is not None:
+            desk.room_changed(opened.user_id)
         return pair(opened)
 
     async def refresh_tokens(call: Call) -> TokenPair:

@@ -197,7 +197,11 @@ def _answer(route: Route, answer: msgspec.Struct | Response | None) -> Response:
 
 
 def _respond(status: int, body: bytes) -> Response:
-    return Response(body, status=status, content_type="application/json" if body else None)
+    response = Response(body, status=status, content_type="application/json")
+    if not body:  # nothing is of no type; left to themselves, Quart would call it HTML and count its bytes
+        del response.headers["Content-Type"]
+        response.headers.pop("Content-Length", None)
+    return response
 
 
 def _owner(identity: Identity | None) -> str:

@@ -238,6 +238,8 @@ class Desk:
     messages: Messages
     connections: Connections
     availability: Availability
+    room_changed: Callable[[str], None]
+    """A mitra may take more or fewer sessions from now on; the mirror will hear of it."""
     operators: OperatorRows
     metrics: CollectorRegistry
     sweeps: Callable[[], Sequence[SweepReport]]

@@ -57,7 +57,6 @@ class RequestHead:
     query: str
     headers: tuple[tuple[str, str], ...]
     """Names in lower case, in the order sent."""
-    raw: bytes
 
     def all(self, name: str) -> list[str]:
         """The values of a header that may be repeated; `name` in lower case."""
@@ -82,7 +81,8 @@ async def receive_head(stream: SocketStream) -> RequestHead:
     """Read one request's head, at most 16 KiB. Raises `HeadRefused` for all that is not a clean request for a WebSocket.
 
     Takes as long as the peer does: call it under `CONNECT_SECONDS`. Bytes behind the head are refused, since no client may
-    send any before it has our answer. Raises `trio.BrokenResourceError` when the peer hangs up.
+    send any before it has our answer. Raises `trio.BrokenResourceError` when the peer hangs up. The head is put back into the stream, for the library
+    that answers it.
     """
     head = bytearray()
     looked_at = 0
@@ -99,7 +99,9 @@ async def receive_head(stream: SocketStream) -> RequestHead:
         head += received
     if end.end() != len(head):
         raise HeadRefused(400, "MALFORMED", "Bytes were sent before the handshake was answered.")
-    return parse_head(bytes(head))
+    parsed = parse_head(bytes(head))
+    stream.unread(bytes(head))
+    return parsed
 
 
 def parse_head(head: bytes) -> RequestHead:
@@ -120,7 +122,7 @@ def parse_head(head: bytes) -> RequestHead:
     path, _, query = request.target.decode("ascii").partition("?")
     # `require_clean` has seen to it that what anybody believes is ASCII; the rest cannot fail as Latin-1
     headers = tuple((name.decode("ascii"), value.decode("latin-1")) for name, value in request.headers)
-    parsed = RequestHead(path, query, headers, head)
+    parsed = RequestHead(path, query, headers)
     _require_upgrade(parsed)
     return parsed
 
@@ -158,6 +160,16 @@ async def refuse(stream: SocketStream, no: HeadRefused) -> None:
     await stream.aclose_gently()
 
 
+class _HandshakeDone:
+    """Stands where wsproto keeps its handshake for the life of the socket: h11, its buffers and the headers, some 3 KB for nothing."""
+
+    def events(self) -> tuple[()]:
+        return ()
+
+
+_HANDSHAKE_DONE: Final = _HandshakeDone()
+
+
 class OpenWebSocket(WebSocketConnection):
     """trio-websocket's connection, with six of its habits mended.
 
@@ -177,6 +189,7 @@ class OpenWebSocket(WebSocketConnection):
         """Answer the request with 101."""
         request = await self._get_request()
         await request.accept(subprotocol=subprotocol)
+        self._wsproto.handshake = _HANDSHAKE_DONE  # type: ignore[assignment]  # all that is asked of it now is its events
 
     async def aclose(self, code: int = 1000, reason: str | None = None) -> None:
         """The closing handshake, at most `DISCONNECT_SECONDS`; then the socket is closed, whatever the peer does."""
@@ -255,14 +268,13 @@ def _joined(parts: list[bytes | str]) -> bytes | str:
 @asynccontextmanager
 async def open_websocket(
     stream: SocketStream,
-    head: RequestHead,
     *,
     message_bytes_max: int,
     subprotocol: str | None = None,
     judge: FrameJudge | None = None,
     take: MessageTaker | None = None,
 ) -> AsyncIterator[OpenWebSocket]:
-    """Accept the request and hold the socket open for the body of the block; then close it within `DISCONNECT_SECONDS`.
+    """Accept the request that `receive_head` has put back, and hold the socket open for the body of the block; then close it within `DISCONNECT_SECONDS`.
 
     With `take` each message goes there as soon as it is whole; without, the body asks for it by `get_message`.
 
@@ -278,7 +290,6 @@ async def open_websocket(
     )
     socket.judge = judge
     socket.take = take
-    stream.unread(head.raw)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(socket.run_reader, name=f"reader {stream.peer}")

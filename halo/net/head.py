@@ -15,6 +15,12 @@ HEAD_BYTES_MAX: Final = 16 * 1024
 PATH_BYTES_MAX: Final = 512
 """Both from spec 7. The whole target, with its query, is bounded by the head."""
 
+AMBIGUOUS: Final = re.compile(rb"//|.*(%2f|%5c|\\)|(.*/)?(\.|%2e){1,2}(/|\Z)", re.IGNORECASE | re.DOTALL)
+"""Paths that a proxy in front of us may read as another path than we do, and so let through what it means to keep out."""
+
+ONCE: Final = frozenset({b"authorization", b"x-halo-key", b"idempotency-key", b"content-type"})
+"""Headers of which two would leave open which one is believed: here the first, behind some proxies the last."""
+
 HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 
 PLAIN: Final = frozenset(
@@ -34,6 +40,14 @@ def require_clean(request: h11.Request) -> None:
         raise head_too_large()
     if request.http_version not in (b"1.1", b"1.0"):
         raise HeadRefused(400, "MALFORMED", "Only HTTP/1.1 is spoken here.")
+    if AMBIGUOUS.match(path):
+        raise HeadRefused(400, "MALFORMED", "The path begins with two slashes, or hides a slash or a dot segment.")
+    names = [name for name, _ in request.headers]
+    if b"content-length" in names and b"transfer-encoding" in names:  # h11 believes the second; who believes the first is smuggled to
+        raise HeadRefused(400, "MALFORMED", "A body has a content-length or a transfer-encoding, not both.")
+    for name in ONCE:
+        if names.count(name) > 1:
+            raise HeadRefused(400, "MALFORMED", f"The header {name.decode('ascii')} was sent twice.")
     for name, value in request.headers:
         if (name in PLAIN or name.startswith(b"sec-")) and not value.isascii():
             raise HeadRefused(400, "MALFORMED", f"The header {name.decode('ascii')} is not plain ASCII.")

@@ -68,6 +68,8 @@ class HttpConnection:
         self._phase = Phase.IDLE
         self._ending = False
         self._heard_all = False
+        self.instance: str | None = None
+        """The path of the request under way, once it was found clean."""
 
     async def run(self) -> None:
         """Until the client has gone, a deadline has passed or a rule was broken. Raises only what nobody foresaw."""
@@ -95,6 +97,8 @@ class HttpConnection:
 
     def enter(self, phase: Phase) -> None:
         self._phase = phase
+        if phase is Phase.IDLE:
+            self.instance = None
         self._patience.deadline = trio.current_time() + PATIENCE_SECONDS[phase]
 
     async def send(self, event: Event) -> None:
@@ -137,7 +141,7 @@ class HttpConnection:
 
     def _answer_and_end(self, no: HeadRefused) -> None:
         self._ending = True
-        self.stream.write(refusal_response(no.status, no.code, no.detail, headers=no.headers))
+        self.stream.write(refusal_response(no.status, no.code, no.detail, headers=no.headers, instance=self.instance))
 
 
 class _WholeRequestProtocol(H11Protocol):
@@ -159,7 +163,9 @@ class _WholeRequestProtocol(H11Protocol):
         self._connection = connection
 
     async def _check_protocol(self, event: h11.Request) -> None:
+        self._connection.instance = None  # until this one is known to be clean, too
         require_clean(event)
+        self._connection.instance = path_of(event.target)
         headers = dict(event.headers)
         if b"upgrade" in headers:
             raise HeadRefused(400, "UPGRADE_REFUSED", "Only HTTP/1.1 is spoken here, and no WebSockets.")
@@ -229,7 +235,10 @@ class _WholeRequestStream(HTTPStream):
                 raise AssertionError(f"{type(event).__name__} does not belong to a request")
 
     async def _send_error_response(self, status_code: int) -> None:
-        body = problem_body(status_code, "INTERNAL", "halo met a fault of its own.", retryable=True)
+        instance = path_of(self._request.raw_path)
+        body = problem_body(
+            status_code, "INTERNAL", "halo met a fault of its own.", retryable=True, instance=instance
+        )
         headers = [
             (b"content-type", b"application/problem+json"),
             (b"content-length", str(len(body)).encode("ascii")),
@@ -265,6 +274,11 @@ class _ApplicationTasks(TaskGroup):
     def cancel(self) -> None:
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()
+
+
+def path_of(target: bytes) -> str:
+    """The path of a target that was found clean, which is ASCII."""
+    return target.partition(b"?")[0].decode("ascii", "replace")
 
 
 def _body_too_large() -> HeadRefused:

@@ -4,6 +4,7 @@ Everything needs the admin key except health and metrics; every change is audite
 never give out what was said in a chat. Read next: `halo/store/operators.py`, `halo/net/call.py`.
 """
 
+from functools import partial
 from http import HTTPStatus
 from typing import Final
 
@@ -22,6 +23,7 @@ from halo.net.call import Call, Handler, Reception, new_app, serve_routes
 from halo.net.callers import Callers
 from halo.net.connection import CLOSE_DEACTIVATED
 from halo.net.desk import Desk
+from halo.net.own_pages import require_own
 from halo.oversight import (
     Deactivated,
     Health,
@@ -51,6 +53,7 @@ _log: structlog.typing.FilteringBoundLogger = structlog.get_logger("halo.net")
 def create_admin(desk: Desk) -> QuartTrio:
     """The application of the admin listener."""
     app = new_app(__name__)
+    app.before_request(partial(require_own, desk.settings.admin_bind.host))
     callers = Callers(desk.settings, desk.clock, desk.tokens)
     reception = Reception(callers, desk.idempotency, desk.draining, sandbox=desk.settings.sandbox)
     handlers = _health_handlers(desk) | _people_handlers(desk) | _session_handlers(desk) | _book_handlers(desk)

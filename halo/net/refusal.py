@@ -1,7 +1,7 @@
 """The shortest whole HTTP answer, as bytes: for those who are turned away before any library is at work for them.
 
 It is also how a broken request is answered, since after one nothing may be taken for granted. Never put anything of the request
-into it. Read next: `halo/net/guard.py`, which sends these.
+into it but a path that was found clean. Read next: `halo/net/guard.py`, which sends these.
 """
 
 from http import HTTPStatus
@@ -23,15 +23,17 @@ class HeadRefused(Exception):
         self.headers = headers
 
 
-def problem_body(status: int, code: str, detail: str, *, retryable: bool = False) -> bytes:
-    """An `application/problem+json` document with the fields of spec 4."""
+def problem_body(
+    status: int, code: str, detail: str, *, retryable: bool = False, instance: str | None = None
+) -> bytes:
+    """An `application/problem+json` document with the fields of spec 4; `instance` is the path, where it is known."""
     return msgspec.json.encode(
         {
             "type": "about:blank",
             "title": HTTPStatus(status).phrase,
             "status": status,
             "detail": detail,
-            "instance": None,
+            "instance": instance,
             "code": code,
             "retryable": retryable,
             "errors": [],
@@ -40,10 +42,16 @@ def problem_body(status: int, code: str, detail: str, *, retryable: bool = False
 
 
 def refusal_response(
-    status: int, code: str, detail: str, *, retryable: bool = False, headers: tuple[tuple[str, str], ...] = ()
+    status: int,
+    code: str,
+    detail: str,
+    *,
+    retryable: bool = False,
+    headers: tuple[tuple[str, str], ...] = (),
+    instance: str | None = None,
 ) -> bytes:
     """The whole HTTP/1.1 response, after which the connection must be closed. `headers` must be ASCII and of our own making."""
-    body = problem_body(status, code, detail, retryable=retryable)
+    body = problem_body(status, code, detail, retryable=retryable, instance=instance)
     lines = [
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
         "content-type: application/problem+json",

@@ -224,7 +224,9 @@ class SocketStream(trio.abc.HalfCloseableStream):
         self._dirty = False
         if self._chunks and not (self._draining or self._closed or self._broken):
             left = -1
-            while self._chunks and self._pending_bytes != left:  # a burst is longer than one call takes; the kernel says when it is full
+            while (
+                self._chunks and self._pending_bytes != left
+            ):  # a burst is longer than one call takes; the kernel says when it is full
                 left = self._pending_bytes
                 self._send_once()
             if self._chunks:

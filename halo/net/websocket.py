@@ -54,30 +54,33 @@ class Doorkeeper:
 
     async def converse(self, stream: SocketStream, admission: Admission) -> None:
         """One connection, from its first byte to its last; the conversation that `serve_guarded` holds."""
-        head: RequestHead | None = None
+        admitted: tuple[Connection, str | None] | None = None
         try:
             with trio.move_on_after(CONNECT_SECONDS) as patience:
-                head = await receive_head(stream)
-                connection = await self._admit(stream, head)
+                admitted = await self._let_in(stream)
         except HeadRefused as no:
             await refuse(stream, no)
             return
         except trio.BrokenResourceError:
             return  # hung up before asking for anything
-        if patience.cancelled_caught or head is None:
+        if patience.cancelled_caught or admitted is None:
             await refuse(stream, HeadRefused(408, "TIMEOUT", "The request did not come in time."))
             return
         admission.authenticated()
-        subprotocol = SUBPROTOCOL if SUBPROTOCOL in head.subprotocols else None
+        connection, subprotocol = admitted
         async with open_websocket(
             stream,
-            head,
             message_bytes_max=protocol.FRAME_BYTES_MAX,
             subprotocol=subprotocol,
             judge=connection.judge,
             take=connection.read,
         ) as websocket:
             await connection.converse(websocket)
+
+    async def _let_in(self, stream: SocketStream) -> tuple[Connection, str | None]:
+        """The connection and its subprotocol; the head itself is not kept for the life of the socket."""
+        head = await receive_head(stream)
+        return await self._admit(stream, head), SUBPROTOCOL if SUBPROTOCOL in head.subprotocols else None
 
     async def _admit(self, stream: SocketStream, head: RequestHead) -> Connection:
         try:

@@ -176,6 +176,20 @@ end
 return {beats, capacities}
 """
 
+COMPARE_SEED = """
+-- KEYS: (scratch, target)…, the last pair sorted sets. Replies for each pair how many stand in one of them alone. A
+-- target that is no set at all is wholly wrong, and must not keep the seed from replacing it.
+local wrong = {}
+for i = 1, #KEYS, 2 do
+  local kind = i == #KEYS - 1 and 'Z' or 'S'
+  local built = redis.call(kind .. 'CARD', KEYS[i])
+  local there = redis.pcall(kind .. 'CARD', KEYS[i + 1])
+  if type(there) == 'table' then wrong[#wrong + 1] = built
+  else wrong[#wrong + 1] = built + there - 2 * redis.call(kind .. 'INTERCARD', 2, KEYS[i], KEYS[i + 1]) end
+end
+return wrong
+"""
+
 PUBLISH_SEED = """
 -- KEYS: seeded, (scratch, target)…  ARGV: moment, how many each scratch set must hold…
 -- Scratch sets expire when a seed dies half way. One that expired too early would empty its target: refuse, change

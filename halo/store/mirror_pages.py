@@ -19,8 +19,8 @@ from halo.store.mirror_keys import Keys
 from halo.store.valkey_link import Command, Reply
 from halo.sweep import MirrorUnavailable
 
-PAGE: Final = 1_000
-"""Ids asked for at once: some 5 ms of work for this node, 1 ms for Valkey."""
+PAGE: Final = 2_000
+"""Ids asked for at once: some 6 ms of work for this node, 2 ms for Valkey."""
 
 ID: Final = re.compile(rb"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 """What else lies in the set is nobody's, and one such member would fail every statement that it is part of."""

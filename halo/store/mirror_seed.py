@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from halo.availability import newest
 from halo.clock import Clock, Moment, rfc3339
-from halo.store.mirror_keys import PUBLISH_SEED, SEED_MITRAS, SET_CAPACITY, Keys
+from halo.store.mirror_keys import COMPARE_SEED, PUBLISH_SEED, SEED_MITRAS, SET_CAPACITY, Keys
 from halo.store.mirror_twin import NO_MITRA, MirrorTwin, MitraRow
 from halo.store.valkey import Valkey
 from halo.store.valkey_link import Command
@@ -23,7 +23,7 @@ CHUNK = 250
 """Mitras per script: about half a millisecond during which Valkey serves nobody else."""
 
 DRIFTS = ("online", "deactivated", "waiting", "heartbeats", "capacities")
-"""The fields of the mirror that can be wrong."""
+"""The fields of the mirror that can be wrong; first the sets, in the order in which a seed publishes them."""
 
 _Seen: TypeAlias = tuple[bool, bool, bool, int, Moment]
 """What of a mitra lies in the sets that a seed builds anew."""
@@ -76,7 +76,8 @@ class Seed:
         pairs = (self._online, keys.online, self._deactivated, keys.deactivated, self._waiting, keys.waiting)
         now = rfc3339(self._clock.now())
         counts = (online_count, deactivated_count, waiting_count)
-        await self._compare(counts)
+        (wrong,) = await self._valkey.call(("EVAL", COMPARE_SEED, len(pairs), *pairs))
+        self.drift.update(zip(DRIFTS, wrong, strict=False))
         await self._valkey.call(
             ("EVAL", PUBLISH_SEED, 1 + len(pairs), keys.seeded, *pairs, now, *counts),
             ("SET", keys.standing_since, now, "NX"),
@@ -86,20 +87,6 @@ class Seed:
             changed += found
         self.drift = {kind: max(0, found - changed) for kind, found in self.drift.items()}
         return len(seen)
-
-    async def _compare(self, counts: tuple[int, int, int]) -> None:
-        """How many stand in a set and should not, or should and do not."""
-        keys = self._keys
-        replies = await self._valkey.call(
-            ("SINTERCARD", 2, self._online, keys.online),
-            ("SCARD", keys.online),
-            ("SINTERCARD", 2, self._deactivated, keys.deactivated),
-            ("SCARD", keys.deactivated),
-            ("ZINTERCARD", 2, self._waiting, keys.waiting),
-            ("ZCARD", keys.waiting),
-        )
-        for kind, count, common, there in zip(DRIFTS[:3], counts, replies[::2], replies[1::2], strict=True):
-            self.drift[kind] = count + there - 2 * common
 
     async def _catch_up(self, seen: dict[str, _Seen]) -> int:
         """Who went online or offline, or took a session, while the sets were built was written to sets that are gone:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from psycopg.errors import UniqueViolation
+from psycopg.errors import ForeignKeyViolation, IntegrityError, UniqueViolation
 
 from halo.clock import Moment
 from halo.config import RefusalOutcome, TimeoutAction
@@ -76,6 +76,11 @@ class Sessions:
             await self._db.transact(lambda tx: write_step(tx, before, decided, self.owner, present), operation_id)
         except UniqueViolation as taken:  # session_extensions_one_payment, …_one_pending: somebody else was first
             raise StepOvertaken(taken.diag.constraint_name) from taken
+        except IntegrityError as broken:  # the statements travel together: a later one trips before the guard is looked at
+            stored = await self.load(before.session_id)
+            if stored is not None and (stored.session.epoch, stored.session.version) == (before.epoch, before.version):
+                raise
+            raise StepOvertaken(broken.diag.constraint_name) from broken
 
     async def commit_credits(self, owed: Sequence[Step]) -> None:
         """Write credits of downtime that were decided at the same moment, all or none; none is spoken of.
@@ -85,7 +90,7 @@ class Sessions:
         """
         try:
             await self._db.transact(lambda tx: write_credits(tx, owed, self.owner), str(uuid.uuid4()))
-        except UniqueViolation as taken:  # a step of the timeline is there already
+        except (UniqueViolation, ForeignKeyViolation) as taken:  # a step of the timeline is there already, or its session is not
             raise StepOvertaken(taken.diag.constraint_name) from taken
 
     async def load(self, session_id: str) -> Stored | None:

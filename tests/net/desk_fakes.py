@@ -525,6 +525,7 @@ class House:
         self.sweeps: list[SweepReport] = []
         self.store_is_up = True
         self.availability = FakeAvailability()
+        self.room_changed: list[str] = []
         self.desk = Desk(
             settings=self.settings,
             clock=self.clock,
@@ -542,6 +543,7 @@ class House:
             messages=self.messages,
             connections=self.connections,
             availability=self.availability,
+            room_changed=self.room_changed.append,
             operators=self.operators,
             metrics=self.metrics,
             sweeps=lambda: self.sweeps,

@@ -38,6 +38,7 @@ async def test_the_backend_signs_a_user_in_and_gets_both_tokens() -> None:
             "auth_session_id": None,
         }
     ]
+    assert house.room_changed == [CUSTOMER]
 
 
 @pytest.mark.parametrize("key", [None, "", "wrong", SERVER_KEY + "x", "schlüssel"])

@@ -1,5 +1,6 @@
 import json
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 import trio
@@ -81,7 +82,7 @@ async def test_nobody_hears_two_beacons_within_two_seconds_and_nobody_misses_the
     await trio.sleep(QUIET_SECONDS + LOOK_SECONDS + 0.01)
     for ear in ears:
         moments = [at for at, _ in ear.heard]
-        assert all(later - at >= QUIET_SECONDS for at, later in zip(moments, moments[1:], strict=False))
+        assert all(later - at >= QUIET_SECONDS for at, later in pairwise(moments))
         assert ear.counts[-1] == 99
 
 

@@ -19,7 +19,7 @@ from halo.clock import SystemClock
 from halo.net import guard
 from halo.net.admission import Admission, Gate
 from halo.net.flusher import Flusher
-from halo.net.guard import BindMalformed, Door, PublicBindRefused, guarded, open_listener, serve_guarded
+from halo.net.guard import BindMalformed, BindRefused, Door, PublicBindRefused, guarded, open_listener, serve_guarded
 from halo.net.handshake import CONNECT_SECONDS, open_websocket, parse_head, receive_head, refuse
 from halo.net.refusal import HeadRefused
 from halo.net.stream import SocketStream
@@ -87,7 +87,7 @@ async def talk(stream: SocketStream, admission: Admission, judge: Callable[[int]
         return
     admission.authenticated()
     offered = "halo.v1" if "halo.v1" in head.subprotocols else None
-    async with open_websocket(stream, head, message_bytes_max=1000, subprotocol=offered, judge=judge) as ws:
+    async with open_websocket(stream, message_bytes_max=1000, subprotocol=offered, judge=judge) as ws:
         while True:
             message = await ws.get_message()
             if message == "close":
@@ -605,9 +605,11 @@ async def test_a_public_bind_must_be_meant() -> None:
         (await open_listener(bind, loopback_only=False)).close()
 
 
-async def test_a_port_in_use_raises() -> None:
-    with await open_listener("127.0.0.1:0") as listener, pytest.raises(OSError, match="in use"):
-        await open_listener(guard.address_of(listener))
+async def test_a_port_in_use_is_told_with_the_setting_that_named_it() -> None:
+    with await open_listener("127.0.0.1:0") as listener:
+        address = guard.address_of(listener)
+        with pytest.raises(BindRefused, match=rf"^HALO_WS_BIND is {address}, where halo cannot listen: Address already in use;"):
+            await open_listener(address, setting="HALO_WS_BIND")
 
 
 def test_the_time_for_a_handshake_is_what_the_specification_says() -> None:

@@ -6,12 +6,15 @@ import pytest
 import trio
 from prometheus_client import Counter
 
+from halo.clock import rfc3339
 from halo.errors import MitraDeactivated, StoreUnavailable
 from halo.events import EndedBy
 from halo.net.operators import create_admin
+from halo.parsing import Address
 from halo.routes import OPERATOR_ROUTES, Who
 from halo.session import SessionStatus
 from halo.store.mitras import Deactivation
+from halo.sweep import SweepReport
 from tests.net.desk_fakes import ADMIN_KEY, FAMILY, MITRA, PAYMENT, SESSION, STRANGER, House, session, speak
 
 KEYED = [route for route in OPERATOR_ROUTES if route.who is Who.OPERATOR]
@@ -32,15 +35,61 @@ async def test_without_a_configured_key_no_key_opens_the_operators_api() -> None
         assert (await house.operate("GET", "/api/overview", key=key)).status == 401
 
 
-async def test_guessing_the_key_is_slow_even_for_who_guesses_right_in_the_end() -> None:
+async def test_wrong_keys_are_told_to_wait_and_never_lock_out_the_right_one() -> None:
     house = House()
-    statuses = [(await house.operate("GET", "/api/overview", key=f"guess {n}")).status for n in range(11)]
-    assert statuses == [401] * 10 + [429]
-    refused = await house.operate("GET", "/api/overview")
+    statuses = [(await house.operate("GET", "/api/overview", key=f"guess {n}")).status for n in range(12)]
+    assert statuses == [401] * 10 + [429] * 2
+    refused = await house.operate("GET", "/api/overview", key="guess")
     assert (refused.status, refused.code) == (429, "RATE_LIMITED")
     assert int(refused.headers["retry-after"]) <= 6
+    assert [(await house.operate("GET", "/api/overview")).status for _ in range(20)] == [200] * 20
     house.clock.moment += 6_000
-    assert (await house.operate("GET", "/api/overview")).status == 200
+    assert (await house.operate("GET", "/api/overview", key="guess")).status == 401
+
+
+FROM_PAGES = [
+    {"Origin": "https://evil.example"},
+    {"Origin": "null"},
+    {"Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "same-site"},
+    {"Origin": "http://localhost:3000"},
+]
+
+
+@pytest.mark.parametrize("headers", FROM_PAGES, ids=str)
+async def test_a_strange_web_page_is_refused_before_its_key_is_looked_at_and_costs_no_token(
+    headers: dict[str, str],
+) -> None:
+    house = House()
+    for path in ("/api/overview", "/metrics", "/healthz"):
+        for key in ("wrong", ADMIN_KEY):
+            answers = [
+                await speak(house.admin, "GET", path, None, {"Authorization": f"Bearer {key}", **headers})
+                for _ in range(11)
+            ]
+            assert {(answer.status, answer.code) for answer in answers} == {(403, "FORBIDDEN")}
+    assert (await house.operate("GET", "/api/overview", key="wrong")).status == 401
+
+
+async def test_the_operators_own_page_may_ask() -> None:
+    house = House()
+    own = {"Origin": "http://localhost", "Sec-Fetch-Site": "same-origin", "Authorization": f"Bearer {ADMIN_KEY}"}
+    assert (await speak(house.admin, "GET", "/api/overview", None, own)).status == 200
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8802", "127.0.0.1.evil.example", "localhost.evil", "[::2]:1", "10.0.0.1"])
+async def test_a_name_that_was_bound_to_this_machine_by_others_reaches_nothing(host: str) -> None:
+    house = House()
+    for path in ("/api/overview", "/metrics", "/healthz", "/nowhere"):
+        answer = await speak(house.admin, "GET", path, None, {"Host": host, "Authorization": f"Bearer {ADMIN_KEY}"})
+        assert (answer.status, answer.code) == (421, "MISDIRECTED")
+
+
+@pytest.mark.parametrize("host", ["localhost:8802", "LOCALHOST", "127.0.0.1:8802", "127.0.0.1", "[::1]:8802", "[::1]", "127.0.0.9:1"])
+async def test_the_listener_answers_to_the_names_of_this_machine_and_to_its_own(host: str) -> None:
+    house = House(admin_bind=Address("127.0.0.9", 8802))
+    answer = await speak(house.admin, "GET", "/api/overview", None, {"Host": host, "Authorization": f"Bearer {ADMIN_KEY}"})
+    assert answer.status == 200
 
 
 async def test_the_overview_counts_those_online_and_those_available_as_the_mirror_does() -> None:
@@ -53,6 +102,38 @@ async def test_the_overview_says_whether_valkey_is_away() -> None:
     assert (await house.operate("GET", "/api/overview")).json["degraded"] is False
     house.mirror.trusted = False
     assert (await house.operate("GET", "/api/overview")).json["degraded"] is True
+
+
+async def test_the_overview_tells_of_each_sweep_when_it_ran_and_what_came_of_it() -> None:
+    house = House()
+    house.sweeps = [
+        SweepReport(name="auto_offline", interval_seconds=30.0),
+        SweepReport(
+            name="reseed",
+            interval_seconds=300.0,
+            runs=3,
+            failures=1,
+            last_run_at=house.clock.moment,
+            duration_ms=1_200,
+            rows=100,
+            error="MirrorUnavailable: Valkey is away",
+            found={"online": 2},
+        ),
+    ]
+    never, reseed = (await house.operate("GET", "/api/overview")).json["sweeps"]
+    assert (never["name"], never["last_run_at"], never["error"]) == ("auto_offline", None, None)
+    assert reseed == {
+        "name": "reseed",
+        "every_seconds": 300.0,
+        "runs": 3,
+        "failures": 1,
+        "last_run_at": rfc3339(house.clock.moment),
+        "duration_ms": 1_200,
+        "rows": 100,
+        "error": "MirrorUnavailable: Valkey is away",
+        "waits_for": None,
+        "found": {"online": 2},
+    }
 
 
 # ---- configuration

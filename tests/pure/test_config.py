@@ -62,6 +62,7 @@ BAD: list[tuple[str, Any]] = [
     ("session_warning_seconds", 60),
     ("session_warning_seconds", [60] * 11),
     ("price_per_minute", -1),
+    ("price_per_minute", 10**11 + 1),
     ("currency", "idr"),
     ("currency", "IDRX"),
     ("currency", "IDR\n"),

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halo.config import LiveConfig
+from halo.extension import PRICE_SANE
 from halo.errors import DiscountNotForExtensions, ValidationFailed
 from halo.payment import price
 
@@ -48,9 +49,13 @@ def test_an_extension_is_never_a_first_session() -> None:
 
 @given(
     minutes=st.integers(1, 1440),
-    per_minute=st.integers(0, 10**12),
+    per_minute=st.integers(0, 10**11),
     percent=st.integers(0, 100),
 )
 def test_a_discount_never_costs_more_and_never_goes_below_nothing(minutes: int, per_minute: int, percent: int) -> None:
     config = LiveConfig(price_per_minute=per_minute, first_session_discount_percent=percent, max_minutes=1440)
     assert 0 <= cost(config, minutes, discount=True) <= cost(config, minutes)
+
+
+def test_the_dearest_purchase_that_can_be_configured_can_be_asked_for_as_an_extension() -> None:
+    assert cost(LiveConfig(price_per_minute=10**11, max_minutes=1440), 1440) in PRICE_SANE

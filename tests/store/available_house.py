@@ -49,7 +49,7 @@ class House:
         sessions: int = 0,
     ) -> str:
         mitra_id = new_id()
-        values = {
+        values: dict[str, Any] = {
             "id": mitra_id,
             "active": active,
             "online": online and active,

@@ -82,6 +82,8 @@ WITH orphans AS (
             SELECT FROM pg_locks l
             WHERE l.locktype = 'advisory' AND l.classid = %(lock_class)s::oid AND l.objid = n.lock_key::oid AND l.granted
               AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))))
+      -- Another node that restores at the same moment may have taken it since our snapshot: the locked row is newer than what we judged.
+      AND s.owner IS NOT DISTINCT FROM (SELECT seen.owner FROM pairings seen WHERE seen.pairing_id = s.pairing_id)
     FOR UPDATE OF s SKIP LOCKED),
 moved AS (
     UPDATE offers o SET deadline_at = greatest(o.deadline_at, at(%(not_before)s))
