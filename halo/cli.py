@@ -18,9 +18,9 @@ import trio_asyncio  # noqa: F401 - before psycopg: it must patch asyncio before
 from halo import __version__, errands, server
 from halo.demo.story import play
 from halo.demo.told import Teller
+from halo.errors import Refusal
 from halo.explain import explain_session
 from halo.log import configure_logging
-from halo.errors import Refusal
 from halo.settings import SETTINGS, SettingInvalid, Settings
 from halo.store.database_url import DatabaseUrlRefused, require_readable
 
@@ -34,7 +34,9 @@ def with_settings(command: F) -> F:
     """A flag for every setting of the table; secrets only as the path of a file."""
     for row in reversed(SETTINGS):
         shown = f"  [default: {row.default}]" if row.default is not None else ""
-        command = click.option(row.flag, row.field, metavar=row.unit, default=None, help=f"{row.help}{shown}  (${row.source})")(command)
+        command = click.option(
+            row.flag, row.field, metavar=row.unit, default=None, help=f"{row.help}{shown}  (${row.source})"
+        )(command)
     return command
 
 
@@ -90,7 +92,9 @@ def serve(**flags: str | None) -> None:
     of JSON on standard output names the addresses; logs go to standard error.
     """
     settings = read_settings(flags)
-    run_told(lambda: trio.run(server.serve, settings, lambda ready: click.echo(json.dumps(ready, separators=(",", ":")))))
+    run_told(
+        lambda: trio.run(server.serve, settings, lambda ready: click.echo(json.dumps(ready, separators=(",", ":"))))
+    )
 
 
 @main.command()
@@ -120,7 +124,9 @@ def token(user_type: str, user_id: UUID | None, display_name: str | None, as_jso
     Uses the stores that the settings name, also beside a server that is running on them or on the same data directory.
     """
     settings = read_settings(flags)
-    opened = run_told(lambda: trio.run(errands.open_token, settings, user_type, str(user_id) if user_id else None, display_name))
+    opened = run_told(
+        lambda: trio.run(errands.open_token, settings, user_type, str(user_id) if user_id else None, display_name)
+    )
     click.echo(json.dumps(opened) if as_json else opened["access_token"])
 
 
@@ -131,7 +137,11 @@ def token(user_type: str, user_id: UUID | None, display_name: str | None, as_jso
 def explain(session_id: UUID, as_json: bool, **flags: str | None) -> None:
     """Tell what happened in a session, step by step, with the cause and the evidence of each."""
     settings = read_settings(flags)
-    told = run_told(lambda: trio.run(errands.with_database, settings, lambda db: explain_session(db, str(session_id), as_json=as_json)))
+    told = run_told(
+        lambda: trio.run(
+            errands.with_database, settings, lambda db: explain_session(db, str(session_id), as_json=as_json)
+        )
+    )
     if told is None:
         click.echo(f"halo: there is no session {session_id}", err=True)
         sys.exit(1)

@@ -15,7 +15,6 @@ from msgspec import Meta
 
 from halo.errors import ValidationFailed
 
-
 _PRICE_HIGHEST: Final = 10**11
 """For the longest purchase, a day, that is 1.44 · 10**14: amounts stay below the 10**15 that an extension's price may say."""
 

@@ -53,7 +53,9 @@ async def with_database(settings: Settings, work: Callable[[Postgres], Awaitable
             raise unreachable(url, away.__cause__) from away
 
 
-async def open_token(settings: Settings, user_type: str, user_id: str | None, display_name: str | None) -> dict[str, object]:
+async def open_token(
+    settings: Settings, user_type: str, user_id: str | None, display_name: str | None
+) -> dict[str, object]:
     """A new auth session, as `POST /api/auth/sessions` answers it."""
     clock = SystemClock()
 

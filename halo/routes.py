@@ -78,8 +78,8 @@ _EXTENSION = "/api/chat/{session_id}/extensions/{extension_id}"
 
 API_ROUTES: tuple[Route, ...] = (
     Route("POST", "/api/auth/sessions", "open_auth_session", Who.BACKEND, "Sign a user in; creates the user when new",
-          answer=res.TokenPair, status=201, body=res.OpenAuthSession, refusals=(no.MitraDeactivated, no.NotFound),
-          creates=True),
+          answer=res.TokenPair, status=201, body=res.OpenAuthSession, refusals=(no.MitraDeactivated, no.NotFound,
+          no.InvalidState), creates=True),
     Route("POST", "/api/auth/refresh", "refresh_tokens", Who.ANYONE, "A new pair of tokens; the old refresh token is used up",
           answer=res.TokenPair, body=res.RefreshTokens, refusals=(no.Unauthenticated, no.TokenReused,
           no.MitraDeactivated, no.RateLimited)),
@@ -180,6 +180,8 @@ def refusals_of(route: Route) -> tuple[type[Refusal], ...]:
         found += [no.Unauthenticated, no.RateLimited]
     if route.who in {Who.CUSTOMER, Who.MITRA}:
         found.append(no.Forbidden)
+    if route.who in {Who.MITRA, Who.USER}:  # her token is refused in these words, wherever she shows it
+        found.append(no.MitraDeactivated)
     if route.body is not None:
         found += [res.BodyMalformed, res.BodyTooLarge, res.MediaTypeRefused, no.ValidationFailed]
     if route.query:

@@ -6,6 +6,7 @@ Read next: `halo/actors/registry.py`.
 """
 
 import contextlib
+import gc
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -286,6 +287,13 @@ async def serve(settings: Settings, announce: Callable[[dict[str, Any]], None]) 
                     log.info("stopping", signal=signal.Signals(number).name)
                     server.stop.set()
 
+            def ready(addresses: Mapping[str, str]) -> None:
+                # What is there by now stays. Looked through again and again, modules and restored sessions would stop everybody
+                # for 30 ms and more whenever a sweep reads many rows.
+                gc.collect()
+                gc.freeze()
+                announce({"event": "ready", **addresses, "pid": os.getpid(), **origins})
+
             nursery.start_soon(stop_on_signal, name="signals")
-            await server.run(lambda addresses: announce({"event": "ready", **addresses, "pid": os.getpid(), **origins}))
+            await server.run(ready)
             nursery.cancel_scope.cancel()

@@ -140,7 +140,11 @@ class Settings:
         "HALO_ACCESS_TOKEN_SECONDS", "600", "s", "Life of an access token.", parsing.whole(1, _YEAR_SECONDS)
     )
     drain_seconds: float = _row(
-        "HALO_DRAIN_SECONDS", "20", "s", "How long a stop waits for sessions to be handed over.", parsing.number(0, _DAY_SECONDS)
+        "HALO_DRAIN_SECONDS",
+        "20",
+        "s",
+        "How long a stop waits for sessions to be handed over.",
+        parsing.number(0, _DAY_SECONDS),
     )
 
     messages_per_10s: int = _row(
@@ -189,7 +193,11 @@ class Settings:
         parsing.number(0.01, _DAY_SECONDS),
     )
     mitra_auto_offline_sweep_seconds: float = _row(
-        "MITRA_AUTO_OFFLINE_SWEEP_SECONDS", "30", "s", "How often stale mitras are set offline.", parsing.number(0.01, _DAY_SECONDS)
+        "MITRA_AUTO_OFFLINE_SWEEP_SECONDS",
+        "30",
+        "s",
+        "How often stale mitras are set offline.",
+        parsing.number(0.01, _DAY_SECONDS),
     )
     heartbeat_mirror_interval_seconds: float = _row(
         "HEARTBEAT_MIRROR_INTERVAL_SECONDS",

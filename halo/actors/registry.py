@@ -112,11 +112,7 @@ class Registry:
         Raises:
             StoreUnavailable: those that were taken up are kept; call again for the others.
         """
-        count = 0
-        for stray in await self._ownership.list_strays(self._actors.keys()):
-            if stray.stored.session.session_id not in self._actors:  # `opened` may have come meanwhile
-                self._keep_again(stray)
-                count += 1
+        count = await self._keep_strays()
         while page := await self._ownership.take_up(TAKE_UP_PAGE):
             for stored in await self._credited(page):
                 self._start(stored)
@@ -140,14 +136,19 @@ class Registry:
         ]
         try:
             await self._ownership.commit_credits(owed)
-        except (StepOvertaken, StoreUnavailable):
-            for taken in page:
-                self._keep_again(taken)
+        except (StepOvertaken, StoreUnavailable):  # it may have been done all the same: only the rows know what is still owed
+            await self._keep_strays()
             return []
         return [_Taken(credit.session, taken.stored.last_seq) for credit, taken in zip(owed, page, strict=True)]
 
-    def _keep_again(self, taken: TakenUp) -> None:
-        self._start(taken.stored).owe_downtime(taken.last_kept_at, self._ports.clock.now())
+    async def _keep_strays(self) -> int:
+        """Start who is ours and has no actor; each owes the downtime since its row was written."""
+        count = 0
+        for stray in await self._ownership.list_strays(self._actors.keys()):
+            if stray.stored.session.session_id not in self._actors:  # `opened` may have come meanwhile
+                self._start(stray.stored).owe_downtime(stray.last_kept_at, self._ports.clock.now())
+                count += 1
+        return count
 
     async def opened(self, decided: Step) -> None:
         """Start the actor of a session that has just been committed."""

@@ -85,7 +85,7 @@ class Reception:
         address = request.remote_addr or ""
         raw = await _read() if route.body is not None else b""
         try:
-            identity = self._callers.identify(route, request.headers, raw, address)
+            identity = self._callers.identify(route, request.headers, raw)
             key = request.headers.get(KEY_HEADER) if route.creates else None
             call = Call(
                 places=decode_places(places),

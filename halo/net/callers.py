@@ -43,7 +43,7 @@ class Callers:
         self._creates = Buckets(Rate(tokens=per_minute, per_ms=60_000, burst=per_minute), clock)
         self._failures = Buckets(FAILURES, clock)
 
-    def identify(self, route: Route, headers: Headers, raw: bytes, address: str) -> Identity | None:
+    def identify(self, route: Route, headers: Headers, raw: bytes) -> Identity | None:
         """Who makes this call; None where that is nobody in particular.
 
         Raises:

@@ -43,7 +43,9 @@ def require_clean(request: h11.Request) -> None:
     if AMBIGUOUS.match(path):
         raise HeadRefused(400, "MALFORMED", "The path begins with two slashes, or hides a slash or a dot segment.")
     names = [name for name, _ in request.headers]
-    if b"content-length" in names and b"transfer-encoding" in names:  # h11 believes the second; who believes the first is smuggled to
+    if (
+        b"content-length" in names and b"transfer-encoding" in names
+    ):  # h11 believes the second; who believes the first is smuggled to
         raise HeadRefused(400, "MALFORMED", "A body has a content-length or a transfer-encoding, not both.")
     for name in ONCE:
         if names.count(name) > 1:

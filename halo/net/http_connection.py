@@ -236,9 +236,7 @@ class _WholeRequestStream(HTTPStream):
 
     async def _send_error_response(self, status_code: int) -> None:
         instance = path_of(self._request.raw_path)
-        body = problem_body(
-            status_code, "INTERNAL", "halo met a fault of its own.", retryable=True, instance=instance
-        )
+        body = problem_body(status_code, "INTERNAL", "halo met a fault of its own.", retryable=True, instance=instance)
         headers = [
             (b"content-type", b"application/problem+json"),
             (b"content-length", str(len(body)).encode("ascii")),

@@ -23,9 +23,7 @@ class HeadRefused(Exception):
         self.headers = headers
 
 
-def problem_body(
-    status: int, code: str, detail: str, *, retryable: bool = False, instance: str | None = None
-) -> bytes:
+def problem_body(status: int, code: str, detail: str, *, retryable: bool = False, instance: str | None = None) -> bytes:
     """An `application/problem+json` document with the fields of spec 4; `instance` is the path, where it is known."""
     return msgspec.json.encode(
         {

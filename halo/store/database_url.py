@@ -26,7 +26,9 @@ def require_readable(url: str) -> None:
         conninfo_to_dict(url)
     except psycopg.ProgrammingError:
         unknown = _unknown_parameter(url)
-        reason = "cannot be taken apart" if unknown is None else f"has the parameter {unknown}, which libpq does not know"
+        reason = (
+            "cannot be taken apart" if unknown is None else f"has the parameter {unknown}, which libpq does not know"
+        )
         raise DatabaseUrlRefused(
             f"HALO_DATABASE_URL {reason}; it must be like postgresql://user@host:5432/database?sslmode=require, with % and @ escaped."
         ) from None
@@ -53,7 +55,9 @@ def unreachable(url: str, cause: BaseException | None) -> StoreUnavailable:
 
 
 def _unknown_parameter(url: str) -> str | None:
-    known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()} | {"ssl"}  # which libpq reads in URLs only
+    known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()} | {
+        "ssl"
+    }  # which libpq reads in URLs only
     try:
         asked = [name for name, _ in parse_qsl(urlsplit(url).query, keep_blank_values=True)]
     except ValueError:

@@ -25,8 +25,8 @@ CHUNK = 250
 DRIFTS = ("online", "deactivated", "waiting", "heartbeats", "capacities")
 """The fields of the mirror that can be wrong; first the sets, in the order in which a seed publishes them."""
 
-_Seen: TypeAlias = tuple[bool, bool, bool, int, Moment]
-"""What of a mitra lies in the sets that a seed builds anew."""
+_Seen: TypeAlias = int
+"""What of a mitra lies in the sets that a seed builds anew, as a number: 100,000 tuples would call the collector."""
 
 
 class Seed:
@@ -66,12 +66,12 @@ class Seed:
             waiting = [row for row in rows if row.online and row.active and row.has_room]
             waiting_count += len(waiting)
             seen.update((row.mitra_id, _see(row)) for row in rows)
-            beats, capacities = await self._write(rows)
-            self.drift["heartbeats"] += beats
-            self.drift["capacities"] += capacities
-            await self._add(self._online, online)
-            await self._add(self._deactivated, deactivated)
-            await self._add_waiting(waiting)
+            written = self._compose(rows)
+            adds = (*_add(self._online, online), *_add(self._deactivated, deactivated), *self._add_waiting(waiting))
+            replies = await self._valkey.call(*written, *adds)  # one journey for a page
+            for beats, capacities in replies[: len(written)]:
+                self.drift["heartbeats"] += beats
+                self.drift["capacities"] += capacities
         keys = self._keys
         pairs = (self._online, keys.online, self._deactivated, keys.deactivated, self._waiting, keys.waiting)
         now = rfc3339(self._clock.now())
@@ -83,7 +83,8 @@ class Seed:
             ("SET", keys.standing_since, now, "NX"),
         )
         changed = 0
-        while found := await self._catch_up(seen):  # a catch-up may itself be late: somebody came online between its look and its write
+        # A catch-up may itself be late: somebody came online between its look and its write.
+        while found := await self._catch_up(seen):
             changed += found
         self.drift = {kind: max(0, found - changed) for kind, found in self.drift.items()}
         return len(seen)
@@ -96,8 +97,7 @@ class Seed:
             after = rows[-1].mitra_id
             changed = [row for row in rows if seen.get(row.mitra_id) != _see(row)]
             count += len(changed)
-            await self._write(changed)
-            commands: list[Command] = []
+            commands = self._compose(changed)
             for row in changed:
                 commands.append(("SREM" if row.active else "SADD", self._keys.deactivated, row.mitra_id))
                 commands.append(("SADD" if row.online and row.active else "SREM", self._keys.online, row.mitra_id))
@@ -107,10 +107,10 @@ class Seed:
             seen.update({row.mitra_id: _see(row) for row in changed})
         return count
 
-    async def _write(self, rows: Sequence[MitraRow]) -> tuple[int, int]:
-        """Heartbeats and capacities, straight into place: each is guarded by itself. How many of both were wrong."""
+    def _compose(self, rows: Sequence[MitraRow]) -> list[Command]:
+        """Heartbeats and capacities, straight into place: each is guarded by itself."""
         keys = self._keys
-        beats = capacities = 0
+        commands: list[Command] = []
         for start in range(0, len(rows), CHUNK):
             names: list[str] = []
             values: list[str | int] = []
@@ -118,10 +118,8 @@ class Seed:
                 mitra_id = row.mitra_id
                 names += (keys.heartbeat(mitra_id), keys.capacity(mitra_id), keys.capacity_version(mitra_id))
                 values += (self._beat(row), row.capacity, row.capacity_version)
-            ((moved, counted),) = await self._valkey.call(("EVAL", SEED_MITRAS, len(names), *names, *values))
-            beats += moved
-            capacities += counted
-        return beats, capacities
+            commands.append(("EVAL", SEED_MITRAS, len(names), *names, *values))
+        return commands
 
     def _beat(self, row: MitraRow) -> str:
         if not (row.online and row.active):
@@ -129,14 +127,15 @@ class Seed:
         at = newest(row.heartbeat_at, self._heard(row.mitra_id))
         return "" if at is None else rfc3339(at)
 
-    async def _add(self, scratch: str, mitra_ids: Sequence[str]) -> None:
-        if mitra_ids:
-            await self._valkey.call(("SADD", scratch, *mitra_ids), ("EXPIRE", scratch, SCRATCH_SECONDS))
+    def _add_waiting(self, rows: Sequence[MitraRow]) -> tuple[Command, ...]:
+        if not rows:
+            return ()
+        scored = [part for row in rows for part in (row.idle_since, row.mitra_id)]
+        return ("ZADD", self._waiting, *scored), ("EXPIRE", self._waiting, SCRATCH_SECONDS)
 
-    async def _add_waiting(self, rows: Sequence[MitraRow]) -> None:
-        if rows:
-            scored = [part for row in rows for part in (row.idle_since, row.mitra_id)]
-            await self._valkey.call(("ZADD", self._waiting, *scored), ("EXPIRE", self._waiting, SCRATCH_SECONDS))
+
+def _add(scratch: str, mitra_ids: Sequence[str]) -> tuple[Command, ...]:
+    return (("SADD", scratch, *mitra_ids), ("EXPIRE", scratch, SCRATCH_SECONDS)) if mitra_ids else ()
 
 
 def compose_capacity(keys: Keys, row: MitraRow) -> Command:
@@ -147,4 +146,4 @@ def compose_capacity(keys: Keys, row: MitraRow) -> Command:
 
 
 def _see(row: MitraRow) -> _Seen:
-    return row.active, row.online, row.has_room, row.capacity_version, row.idle_since
+    return hash((row.active, row.online, row.has_room, row.capacity_version, row.idle_since))

@@ -83,7 +83,9 @@ class Offers:
 
         async def write(tx: Transaction) -> Answered:
             row = await _look_at(tx, offer_id, mitra_id)
-            if row.before is None:  # it looks open; the same yes may have been taken while we waited for our own mitra's row
+            if (
+                row.before is None
+            ):  # it looks open; the same yes may have been taken while we waited for our own mitra's row
                 await _lock_mitra(tx, mitra_id)
                 row = await _look_at(tx, offer_id, mitra_id)
             if row.before is not None:

@@ -6,9 +6,12 @@ outside the transaction that grants the time: `consumption`, `failure` and `fail
 caller's. Locks are taken session before payment before customer. Read next: `halo/store/sessions.py`.
 """
 
+import json
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID, uuid4
+
+import structlog
 
 from halo.clock import Clock, Moment
 from halo.config import LiveConfig
@@ -18,6 +21,7 @@ from halo.errors import (
     NotFound,
     PaymentMismatch,
     SessionNotActive,
+    StoreUnavailable,
     ValidationFailed,
 )
 from halo.payment import Payment, PaymentStatus, price
@@ -28,6 +32,18 @@ from halo.store.queries import Query, load_queries
 from halo.store.values import Value
 
 SQL: Final = load_queries("payments")
+
+
+_log: structlog.typing.FilteringBoundLogger = structlog.get_logger("halo.store")
+
+
+class _OtherMoney(Exception):
+    """Not what was asked for; leaves the transaction without a trace, so that one can be made outside."""
+
+    def __init__(self, asked_amount: int, asked_currency: str) -> None:
+        super().__init__()
+        self.asked_amount = asked_amount
+        self.asked_currency = asked_currency
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +157,8 @@ class Payments:
 
         Raises:
             NotFound, StoreUnavailable
-            PaymentMismatch: another amount or currency than was asked for; nothing is kept, not even the webhook's id.
+            PaymentMismatch: another amount or currency than was asked for; nothing is kept, not even the webhook's id, but the trace
+                that an operator needs to find the money: a line in the log and one among the operators' actions.
         """
         at = self._clock.now()
         report: dict[str, Value] = {"payment_request_id": payment_request_id, "provider_ref": provider_ref, "at": at}
@@ -151,7 +168,7 @@ class Payments:
                 return await _settlement(tx, payment_request_id, changed=False)
             row = await _lock(tx, payment_request_id)
             if (row.amount, row.currency) != (amount, currency):
-                raise PaymentMismatch(f"{row.amount} {row.currency} were asked for, {amount} {currency} were paid.")
+                raise _OtherMoney(asked_amount=row.amount, asked_currency=row.currency)
             changed = False
             match PaymentStatus(row.status):
                 case PaymentStatus.PENDING if await _is_second_discount(tx, row):
@@ -165,7 +182,40 @@ class Payments:
                     pass  # the same news again
             return await _settlement(tx, payment_request_id, changed=changed)
 
-        return await self._db.transact(write, str(uuid4()))
+        try:
+            settlement = await self._db.transact(write, str(uuid4()))
+        except _OtherMoney as other:
+            asked = f"{other.asked_amount} {other.asked_currency}"
+            await self._trace_mismatch(payment_request_id, asked, f"{amount} {currency}", provider_ref, webhook_id)
+            raise PaymentMismatch(f"{asked} were asked for, {amount} {currency} were paid.") from None
+        if settlement.changed and webhook_id is not None:  # the sandbox has one reference for all
+            await self._warn_of_shared_ref(report)
+        return settlement
+
+    async def _trace_mismatch(
+        self, payment_request_id: str, asked: str, paid: str, provider_ref: str, webhook_id: str | None
+    ) -> None:
+        """Money has moved that no row shows. If this cannot be kept the report is not answered, so the provider delivers it again."""
+        _log.warning(
+            "payment_mismatch", payment_request_id=payment_request_id, asked=asked, paid=paid, provider_ref=provider_ref
+        )
+        details = {"asked": asked, "paid": paid, "provider_ref": provider_ref, "webhook_id": webhook_id}
+        await self._db.execute(
+            SQL["record_mismatch"], {"payment_request_id": payment_request_id, "details": json.dumps(details)}
+        )
+
+    async def _warn_of_shared_ref(self, report: Values) -> None:
+        try:
+            other = await self._db.fetch_one(SQL["find_shared_ref"], report)
+        except StoreUnavailable:
+            return  # the money is booked; a warning less must not make the provider deliver it again
+        if other is not None:
+            _log.warning(
+                "provider_ref_shared",
+                payment_request_id=report["payment_request_id"],
+                other_payment_request_id=other.payment_request_id,
+                provider_ref=report["provider_ref"],
+            )
 
     async def fail(
         self, payment_request_id: str, cause: FailureCause = FailureCause.PAYMENT_FAILED, webhook_id: str | None = None
@@ -205,7 +255,12 @@ def consumption(payment_request_id: str, session_id: str, ledger_type: str, at: 
 
 
 def failure(
-    payment_request_id: str, cause: str, at: Moment, *, session_id: str | None = None, expected: PaymentStatus | None = None
+    payment_request_id: str,
+    cause: str,
+    at: Moment,
+    *,
+    session_id: str | None = None,
+    expected: PaymentStatus | None = None,
 ) -> tuple[Query, Values]:
     """Fails a pending or confirmed payment; a refund of all of it is due if its money had come.
 

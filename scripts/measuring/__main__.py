@@ -22,12 +22,13 @@ import trio_asyncio  # noqa: F401 - before psycopg, as in halo/cli.py
 from halo import __version__
 from halo.demo.stage import ServerDidNotStart
 from halo.log import configure_logging
-from scripts.measuring import demo, memory, messages, start, sweeps
+from scripts.measuring import demo, heartbeats, memory, messages, mirror, start, sweeps
 from scripts.measuring.crowd import CrowdLost
 from scripts.measuring.demo import StepFailed
 from scripts.measuring.figures import Measurement
 from scripts.measuring.memory import SocketsMissing
 from scripts.measuring.messages import MessagesWrong
+from scripts.measuring.mirror import AnswerWrong
 from scripts.measuring.page import page, table
 from scripts.measuring.sessions import RowsBroken
 from scripts.measuring.start import ServerDidNotStop
@@ -40,10 +41,22 @@ PARTS: dict[str, tuple[Part, ...]] = {
     "start": (partial(start.measure, sessions=0), partial(start.measure, sessions=start.MANY)),
     "memory": (memory.measure,),
     "messages": (messages.measure,),
+    "mirror": (mirror.measure,),
+    "heartbeats": (heartbeats.measure,),
     "sweeps": (sweeps.measure,),
     "demo": (partial(demo.measure, repository=ROOT),),
 }
-FAULTS = (ServerDidNotStart, ServerDidNotStop, CrowdLost, MessagesWrong, RowsBroken, SocketsMissing, StepFailed, SweepFailed)
+FAULTS = (
+    AnswerWrong,
+    ServerDidNotStart,
+    ServerDidNotStop,
+    CrowdLost,
+    MessagesWrong,
+    RowsBroken,
+    SocketsMissing,
+    StepFailed,
+    SweepFailed,
+)
 """What the server can do wrong while it is measured: then there is no figure, and one sentence says why."""
 AT_MOST_SECONDS = 900.0
 """For one part: the longest, the start with 10,000 sessions, takes some minutes."""

@@ -756,8 +756,8 @@ class House:
         now = self.clock.now()
         self.registry.credit_downtime(now, now + milliseconds)
 
-    async def opens(self, *, minutes: int = 10, confirmed: bool = True, minute_ms: int = 60_000) -> Chat:
-        """A session that a mitra has just accepted, with both participants on it."""
+    def commits_opening(self, *, minutes: int = 10, confirmed: bool = True, minute_ms: int = 60_000) -> Step:
+        """A session that a mitra has just accepted, and of which its node does not know yet."""
         customer_id, mitra_id = new_id(), new_id()
         payment = self.database.add_payment(
             customer_id,
@@ -780,9 +780,16 @@ class House:
         )
         opened = open_session(session, self.clock.now(), self.facts.live_config, confirmed=confirmed)
         self.database.insert(opened, self.node.owner)
+        return opened
+
+    async def opens(self, *, minutes: int = 10, confirmed: bool = True, minute_ms: int = 60_000) -> Chat:
+        """A session that a mitra has just accepted, with both participants on it."""
+        opened = self.commits_opening(minutes=minutes, confirmed=confirmed, minute_ms=minute_ms)
         await self.registry.opened(opened)
+        session = opened.session
+        payment = self.database.tables.payments[session.payment_request_id]
         ears = FakeEar(Party.CUSTOMER), FakeEar(Party.MITRA)
-        chat = Chat(self, session.session_id, customer_id, mitra_id, payment, *ears)
+        chat = Chat(self, session.session_id, session.customer_id, session.mitra_id, payment, *ears)
         chat.listens()
         return chat
 

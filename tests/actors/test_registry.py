@@ -13,7 +13,7 @@ from halo.errors import ActorFault, Draining, ExtensionResolved, NotFound, Refus
 from halo.events import EndedBy
 from halo.payment import PaymentStatus
 from halo.session import EndReason, ExtensionStatus, SessionStatus
-from tests.actors.fakes import AWAY, START, UNKNOWN, Broken, Chat, Fault, House, open_house
+from tests.actors.fakes import AWAY, OVERTAKEN, START, UNKNOWN, Broken, Chat, Fault, House, open_house
 
 BROKEN = Fault(before=Broken)
 BROKEN_AFTER = Fault(after=Broken)
@@ -89,6 +89,31 @@ async def test_what_a_crashed_append_had_stored_is_heard_once_after_the_restart(
         await settle()
         assert chat.customer.answers == [("m1", "INTERNAL"), ("m1", 1)]
         assert chat.mitra.bodies() == [(1, "body of m1")]
+
+
+async def test_who_was_answered_before_a_crash_is_not_refused_after_it_and_everybody_hears_what_was_stored(
+    autojump_clock: MockClock, claims_errors: list[logging.LogRecord]
+) -> None:
+    """It crashed behind an acknowledgement in the middle of what one append had stored."""
+    async with open_house() as house:
+        chat = await house.opens()
+        stored = chat.customer.stored
+
+        def crashes(client_id: str, seq: int, at: int) -> None:
+            stored(client_id, seq, at)
+            if client_id == "m2":
+                raise Broken
+
+        chat.customer.stored = crashes  # type: ignore[method-assign]
+        for id_ in ("m1", "m2", "m3"):
+            chat.says(chat.customer, id_)
+        await trio.sleep(1)
+        assert chat.customer.answers == [("m1", 1), ("m2", 2), ("m3", "INTERNAL")]
+        assert [seq for seq, _ in chat.mitra.bodies()] == [1, 2, 3]
+        chat.says(chat.customer, "m3")
+        await settle()
+        assert chat.customer.answers[-1] == ("m3", 3)
+        assert len(claims_errors) == 1
 
 
 @pytest.mark.parametrize("waits", ["credit", "stop"])
@@ -184,6 +209,41 @@ async def test_draining_does_not_wait_for_the_parked(
         with trio.fail_after(5):
             await house.registry.drain()
         assert [actor.is_parked for actor in house.registry] == [True]
+
+
+async def test_draining_stops_who_is_opened_meanwhile(autojump_clock: MockClock) -> None:
+    """An accept was under way: its session gets its actor, which stops at once."""
+    async with open_house() as house:
+        chat = await house.opens()
+        held = trio.Event()
+        house.node.fails("append", Fault(held=held))
+        chat.says(chat.customer, "m1")
+        await settle()
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(house.registry.drain)
+                await settle()
+                late = await house.opens()
+                held.set()
+        assert len(house.registry) == 0
+        assert late.row.status is SessionStatus.ACTIVE
+
+
+async def test_draining_is_over_when_the_last_one_is_parked(
+    autojump_clock: MockClock, claims_errors: list[logging.LogRecord]
+) -> None:
+    async with open_house(budget=RestartBudget(restarts=0)) as house:
+        chat = await house.opens()
+        held = trio.Event()
+        house.node.fails("append", Fault(held=held, before=Broken))
+        chat.says(chat.customer, "m1")
+        await settle()
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(house.registry.drain)
+                await settle()
+                held.set()
+        assert chat.actor.is_parked
 
 
 # ---- ownership
@@ -345,6 +405,66 @@ async def test_who_dies_before_its_first_credit_leaves_all_of_the_downtime_to_th
         assert await third.registry.restore() == 1
         await settle()
         assert chat.row.deadline_at == START + 453_000
+
+
+async def test_a_restore_credits_everybody_in_one_commit(autojump_clock: MockClock) -> None:
+    async with open_house() as house:
+        chats = [await house.opens(minutes=5) for _ in range(20)]
+        house.crash()
+    await trio.sleep(100)
+    async with open_house(house.database) as second:
+        assert await second.registry.restore() == 20
+        await settle()
+        assert second.node.calls.count("commit_credits") == 1
+        assert second.node.calls.count("commit") == 0
+        assert {chat.row.deadline_at for chat in chats} == {START + 400_000}
+        assert not second.registry.owes_downtime()
+
+
+@pytest.mark.parametrize("fault", [AWAY, UNKNOWN, OVERTAKEN])
+async def test_where_nobody_could_be_credited_together_each_is_credited_alone_and_once(
+    autojump_clock: MockClock, fault: Fault
+) -> None:
+    async with open_house() as house:
+        chats = [await house.opens(minutes=5) for _ in range(3)]
+        house.crash()
+    await trio.sleep(100)
+    async with open_house(house.database) as second:
+        second.node.fails("commit_credits", fault)
+        assert await second.registry.restore() == 3
+        await trio.sleep(1)
+        assert {chat.row.deadline_at for chat in chats} == {START + 400_000}
+        assert {tuple(chat.history[:2]) for chat in chats} == {("mitra_accepted", "downtime_credited")}
+
+
+async def test_money_that_came_while_its_session_had_no_actor_starts_it_at_the_restore(
+    autojump_clock: MockClock,
+) -> None:
+    """The webhook had committed, and the node died before the nudge."""
+    async with open_house() as house:
+        chat = await house.opens(confirmed=False)
+        await trio.sleep(5)
+        house.database.settle(chat.payment.payment_request_id, PaymentStatus.CONFIRMED)
+        house.crash()
+    async with open_house(house.database) as second:
+        await second.registry.restore()
+        await settle()
+        assert (chat.row.status, chat.row.started_at) == (SessionStatus.ACTIVE, START + 5_000)
+
+
+async def test_a_session_whose_opening_was_answered_late_starts_with_all_of_its_minutes(
+    autojump_clock: MockClock,
+) -> None:
+    """The accept was committed, its answer lost, and the search finds it matched only when the store is back."""
+    async with open_house() as house:
+        opened = house.commits_opening(minutes=10)
+        await trio.sleep(60)
+        house.loses_clocks_for(60_000)  # the beat is back first, and knows nothing of this one
+        await house.registry.opened(opened)
+        await trio.sleep(1)
+        row = house.database.session(opened.session.session_id)
+        assert row.expires_at == START + 660_000
+        assert house.database.history(row.session_id) == ["mitra_accepted", "downtime_credited"]
 
 
 async def test_a_session_that_pairing_committed_without_learning_of_it_gets_its_actor(

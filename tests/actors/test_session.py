@@ -8,11 +8,13 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from halo.actors.ports import UNASKED_AT_ONCE
 from halo.actors.session import AWAY_RETRY_MS, OVERTAKEN_MAX
 from halo.config import TimeoutAction
 from halo.errors import (
     Busy,
     ExtensionResolved,
+    IdReused,
     InvalidState,
     NotFound,
     PaymentInUse,
@@ -21,7 +23,7 @@ from halo.errors import (
 )
 from halo.events import EndedBy
 from halo.payment import PaymentStatus
-from halo.session import DecidedBy, EndReason, ExtensionStatus, SessionStatus
+from halo.session import DecidedBy, EndReason, Extension, ExtensionStatus, Party, SessionStatus
 from tests.actors.fakes import (
     AWAY,
     OVERTAKEN,
@@ -29,6 +31,7 @@ from tests.actors.fakes import (
     THERE,
     UNKNOWN,
     Chat,
+    FakeEar,
     Fault,
     new_id,
     open_house,
@@ -281,9 +284,20 @@ async def test_a_hold_that_passes_without_money_ends_it_and_late_money_is_refund
 async def test_money_that_came_without_a_nudge_is_seen_at_the_deadline(autojump_clock: MockClock) -> None:
     async with open_house(payment_hold_seconds=30) as house:
         chat = await house.opens(confirmed=False)
+        await settle()  # it has looked already
         house.database.settle(chat.payment.payment_request_id, PaymentStatus.CONFIRMED)
-        await trio.sleep(31)
+        await trio.sleep(29)
+        assert chat.row.status is SessionStatus.PENDING_PAYMENT
+        await trio.sleep(2)
         assert chat.row.status is ACTIVE
+
+
+async def test_money_that_came_before_its_actor_started_is_seen_at_once(autojump_clock: MockClock) -> None:
+    async with open_house() as house:
+        chat = await house.opens(confirmed=False)
+        house.database.settle(chat.payment.payment_request_id, PaymentStatus.CONFIRMED)  # its task has not run yet
+        await settle()
+        assert (chat.row.status, chat.row.started_at) == (ACTIVE, START)
 
 
 async def test_a_nudge_that_met_an_absent_store_is_followed_when_it_is_back(autojump_clock: MockClock) -> None:
@@ -355,11 +369,18 @@ async def test_to_strangers_and_for_strange_ids_there_is_no_such_thing(
 async def test_only_the_sessions_own_customer_can_ask_for_time(autojump_clock: MockClock) -> None:
     async with open_house() as house:
         chat = await house.opens()
-        for user_id in (STRANGER, chat.mitra_id):
-            with pytest.raises(SessionNotActive):
+        told = set()
+        for session_id, user_id in (
+            (chat.session_id, STRANGER),
+            (chat.session_id, chat.mitra_id),
+            (new_id(), STRANGER),
+        ):
+            with pytest.raises(SessionNotActive) as refused:
                 await house.registry.request_extension(
-                    chat.session_id, customer_id=user_id, duration_minutes=5, price=5_000, payment_request_id=new_id()
+                    session_id, customer_id=user_id, duration_minutes=5, price=5_000, payment_request_id=new_id()
                 )
+            told.add(refused.value.message)
+        assert len(told) == 1, "whether there is such a session must not show"
         assert chat.history == ["mitra_accepted"]
 
 
@@ -377,6 +398,47 @@ async def test_what_the_rules_refuse_is_told_by_name_and_changes_nothing(autojum
         with pytest.raises(ExtensionResolved):
             await chat.answers(extension, accepted=False)
         assert chat.history == ["mitra_accepted", "extension_requested", "extension_answered"]
+
+
+async def ask_again(chat: Chat, extension_id: str, payment_request_id: str) -> Extension:
+    return await chat.house.registry.request_extension(
+        chat.session_id,
+        customer_id=chat.customer_id,
+        duration_minutes=5,
+        price=5_000,
+        payment_request_id=payment_request_id,
+        extension_id=extension_id,
+    )
+
+
+async def test_a_request_asked_again_under_its_id_gets_the_same_extension_as_it_is_by_then(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_house() as house:
+        chat = await house.opens()
+        extension_id, payment_id = new_id(), chat.extension_payment().payment_request_id
+        first = await ask_again(chat, extension_id, payment_id)
+        assert (first.extension_id, first.status) == (extension_id, ExtensionStatus.PENDING)
+        assert await ask_again(chat, extension_id, payment_id) == first
+        await chat.answers(first, accepted=True)
+        assert (await ask_again(chat, extension_id, payment_id)).status is ExtensionStatus.ACCEPTED
+        with pytest.raises(IdReused):
+            await ask_again(chat, extension_id, chat.extension_payment().payment_request_id)
+        assert len(house.database.tables.extensions) == 1
+        assert chat.history == ["mitra_accepted", "extension_requested", "extension_answered"]
+
+
+async def test_a_request_whose_commit_was_not_answered_is_found_when_it_is_asked_again(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_house() as house:
+        chat = await house.opens()
+        extension_id, payment_id = new_id(), chat.extension_payment().payment_request_id
+        house.node.fails("commit", UNKNOWN)
+        with pytest.raises(StoreUnavailable):
+            await ask_again(chat, extension_id, payment_id)
+        assert (await ask_again(chat, extension_id, payment_id)).extension_id == extension_id
+        assert len(house.database.tables.extensions) == 1
 
 
 async def test_one_payment_is_bound_by_one_of_two_sessions(autojump_clock: MockClock) -> None:
@@ -441,6 +503,58 @@ async def test_a_step_that_is_overtaken_again_and_again_is_given_up_and_its_aske
             await chat.asks()
         assert chat.row.status is ACTIVE
         await chat.asks()  # and the actor lives on
+
+
+def take_back(chat: Chat, payment_request_id: str) -> None:
+    """The provider fails the payment of a pending extension, and its nudge is still on its way."""
+    payments = chat.house.database.tables.payments
+    payments[payment_request_id] = replace(
+        payments[payment_request_id], status=PaymentStatus.FAILED, failure_cause="payment_failed"
+    )
+
+
+async def test_an_end_that_was_overtaken_by_a_payment_taken_back_still_ends(autojump_clock: MockClock) -> None:
+    """The void extension is not the answer to what was asked."""
+    async with open_house() as house:
+        chat = await house.opens(minutes=10)
+        extension = await chat.asks()
+        take_back(chat, extension.payment_request_id)
+        house.node.fails("commit", OVERTAKEN)
+        view = await house.registry.end(chat.session_id, EndedBy.CUSTOMER, user_id=chat.customer_id)
+        assert view.session.status is ENDED
+        assert chat.history[1:] == ["extension_requested", "payment_failed", "end_requested"]
+        stored, by = house.database.tables.extensions[extension.extension_id]
+        assert (stored.status, by) == (ExtensionStatus.CANCELLED, DecidedBy.PAYMENT)
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+async def test_an_answer_to_an_extension_whose_payment_was_taken_back_is_too_late(
+    autojump_clock: MockClock, *, accepted: bool
+) -> None:
+    async with open_house() as house:
+        chat = await house.opens(minutes=10)
+        extension = await chat.asks()
+        take_back(chat, extension.payment_request_id)
+        with pytest.raises(ExtensionResolved):
+            await chat.answers(extension, accepted=accepted)
+        assert chat.row.status is ACTIVE
+        assert house.database.tables.payments[extension.payment_request_id].failure_cause == "payment_failed"
+        assert extension.payment_request_id not in house.database.tables.ledger
+
+
+async def test_money_that_came_as_the_hold_ran_out_starts_the_session(autojump_clock: MockClock) -> None:
+    """The actor has read `pending` and decided; the confirmation commits first, and was answered as counting."""
+    async with open_house(payment_hold_seconds=30) as house:
+        chat = await house.opens(confirmed=False)
+        await settle()
+        held = trio.Event()
+        house.node.fails("commit", Fault(held=held))
+        await trio.sleep(31)
+        house.database.settle(chat.payment.payment_request_id, PaymentStatus.CONFIRMED)
+        held.set()
+        await settle()
+        assert chat.row.status is ACTIVE
+        assert house.database.tables.refunds == {}
 
 
 async def test_an_answer_and_the_deadline_in_one_instant_have_one_winner(autojump_clock: MockClock) -> None:
@@ -579,6 +693,105 @@ async def test_without_the_lease_no_deadline_is_acted_upon_and_the_downtime_is_c
         assert chat.customer.when("session_closing") == [360.0]
 
 
+DEEDS: dict[str, Callable[[Chat, Any], Any]] = {
+    "ask": lambda chat, _: chat.asks(),
+    "answer": lambda chat, extension: chat.answers(extension, accepted=False),
+    "cancel": lambda chat, extension: chat.cancels(extension),
+    "end": lambda chat, _: chat.house.registry.end(chat.session_id, EndedBy.MITRA, user_id=chat.mitra_id),
+}
+
+
+@pytest.mark.parametrize("deed", DEEDS)
+async def test_nothing_that_is_asked_for_is_settled_by_a_clock_that_nobody_kept(
+    autojump_clock: MockClock, deed: str
+) -> None:
+    """The pool is back before the lease's beat: what is decided now would book the outage as served."""
+    async with open_house() as house:
+        chat = await house.opens(minutes=10)
+        await trio.sleep(60)
+        extension = await chat.asks() if deed in {"answer", "cancel"} else None
+        told = len(chat.history)
+        house.lease.kept = False
+        await trio.sleep(60)
+        with pytest.raises(StoreUnavailable):
+            await DEEDS[deed](chat, extension)
+        assert len(chat.history) == told
+        house.registry.credit_downtime(START + 60_000, START + 120_000)
+        house.lease.kept = True
+        await DEEDS[deed](chat, extension)
+        assert chat.history[told] == "downtime_credited"
+        assert chat.row.served_ms == 60_000
+
+
+async def test_a_payment_that_is_confirmed_in_an_outage_starts_the_clock_after_it(autojump_clock: MockClock) -> None:
+    async with open_house() as house:
+        chat = await house.opens(minutes=10, confirmed=False)
+        await settle()
+        house.lease.kept = False
+        await trio.sleep(60)
+        house.database.settle(chat.payment.payment_request_id, PaymentStatus.CONFIRMED)
+        await house.registry.payment_settled(chat.session_id)
+        await trio.sleep(1)
+        assert chat.row.status is SessionStatus.PENDING_PAYMENT
+        house.registry.credit_downtime(START, START + 61_000)
+        house.lease.kept = True
+        await trio.sleep(1)
+        assert (chat.row.status, chat.row.started_at) == (ACTIVE, START + 61_000)
+        assert chat.row.expires_at == START + 661_000
+
+
+async def test_a_gap_is_credited_only_from_the_sessions_last_step_on(autojump_clock: MockClock) -> None:
+    async with open_house() as house:
+        await trio.sleep(50)
+        chat = await house.opens(minutes=10)
+        await trio.sleep(10)
+        house.registry.credit_downtime(START, START + 60_000)
+        await settle()
+        assert chat.row.expires_at == START + 50_000 + 600_000 + 10_000
+
+
+@pytest.mark.parametrize("fault", [AWAY, UNKNOWN])
+async def test_what_is_owed_is_known_until_it_is_written_down(autojump_clock: MockClock, fault: Fault) -> None:
+    """As long as it is, the lease keeps the gap in its row for a successor."""
+    async with open_house() as house:
+        chat = await house.opens()
+        house.node.fails("commit", fault)
+        house.loses_clocks_for(5_000)
+        assert house.registry.owes_downtime()
+        await settle()
+        assert house.registry.owes_downtime()
+        await trio.sleep(1)
+        assert not house.registry.owes_downtime()
+        assert chat.history == ["mitra_accepted", "downtime_credited"]
+
+
+async def test_of_many_deadlines_at_once_only_some_are_under_way(autojump_clock: MockClock) -> None:
+    """Who asks for something meanwhile must find a connection."""
+    async with open_house() as house:
+        chats = [await house.opens(minutes=1) for _ in range(200)]
+        asker = await house.opens(minutes=10)
+        under_way, most = 0, 0
+        commit = house.node.commit
+
+        async def counted(*args: Any) -> None:
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            await trio.sleep(1)
+            await commit(*args)
+            under_way -= 1
+
+        house.node.commit = counted  # type: ignore[method-assign]
+        await trio.sleep(60.5)
+        assert most == UNASKED_AT_ONCE
+        asked_at = trio.current_time()
+        await asker.asks()
+        assert trio.current_time() - asked_at < 2
+        await trio.sleep(len(chats) / UNASKED_AT_ONCE)
+        assert {chat.row.status for chat in chats} == {CLOSING}
+        assert most == UNASKED_AT_ONCE + 1  # and the one who asked
+
+
 async def test_an_alarm_that_rang_before_the_credit_waits_for_it(autojump_clock: MockClock) -> None:
     """Both lie in the mailbox when the lease is back: the alarm came first, and must not come first."""
     async with open_house(reconnect_grace_seconds=10) as house:
@@ -714,3 +927,24 @@ async def test_a_view_and_joining_fit_together_without_a_gap(autojump_clock: Moc
         chat.says(chat.customer, "m2")
         await settle()
         assert {seq for seq, _ in chat.mitra.bodies()} == {1, 2}
+
+
+async def test_who_joins_after_the_end_is_told_of_it_and_closed(autojump_clock: MockClock) -> None:
+    """The handshake took its time; the actor is out of the registry, and the socket still holds it."""
+    async with open_house() as house:
+        chat = await house.opens()
+        actor, late = chat.actor, FakeEar(Party.MITRA)
+        await house.registry.end(chat.session_id, EndedBy.CUSTOMER, user_id=chat.customer_id)
+        await settle()
+        assert actor.join(late).session.status is ENDED
+        assert late.of("session_ended")[0]["end_reason"] == "ended_by_customer"
+        assert late.closed == [1000]
+
+
+async def test_who_joins_an_actor_that_was_stopped_is_sent_to_the_next_node(autojump_clock: MockClock) -> None:
+    async with open_house() as house:
+        chat = await house.opens()
+        actor, late = chat.actor, FakeEar(Party.MITRA)
+        await house.registry.drain()
+        actor.join(late)
+        assert (late.types(), late.closed) == (["reconnect"], [4000])

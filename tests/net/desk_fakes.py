@@ -313,6 +313,7 @@ class FakePairings:
     )
     settled: list[str] = field(default_factory=list)
     rescinded: list[str] = field(default_factory=list)
+    accepted: int = 0
     refusal: Refusal | None = None
 
     async def start(
@@ -347,6 +348,7 @@ class FakePairings:
     async def accept(self, offer_id: str, mitra_id: str) -> tuple[str, str]:
         if offer_id != OFFER:
             raise NotFound
+        self.accepted += 1
         return SESSION, "active"
 
     async def decline(self, offer_id: str, mitra_id: str) -> None:

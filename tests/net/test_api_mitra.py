@@ -90,3 +90,13 @@ async def test_an_offer_is_accepted_or_declined() -> None:
     declined = await house.call("POST", f"/api/offers/{OFFER}/decline", by=MITRA)
     assert (declined.status, declined.json) == (200, {"session_id": None, "status": "declined"})
     assert (await house.call("POST", f"/api/offers/{STRANGER}/accept", by=MITRA)).code == "NOT_FOUND"
+
+
+async def test_an_accept_under_a_key_is_done_once() -> None:
+    house = House()
+    answers = [
+        await house.call("POST", f"/api/offers/{OFFER}/accept", by=MITRA, **{"Idempotency-Key": "yes"})
+        for _ in range(2)
+    ]
+    assert [answer.json for answer in answers] == [{"session_id": SESSION, "status": "active"}] * 2
+    assert house.pairings.accepted == 1

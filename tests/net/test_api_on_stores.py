@@ -121,6 +121,7 @@ async def test_from_signing_in_to_a_confirmed_payment(db: Postgres) -> None:
         for _ in range(2):
             told = await served.api.post("/api/payments/webhook", content=text, headers=signed)
             assert (told.status_code, told.content) == (204, b"")
+            assert not {"content-type", "content-length"} & told.headers.keys()  # nothing is of no type
         confirmed = await served.api.get(f"/api/payments/{payment['id']}", headers=mine)
         assert confirmed.json() == payment | {"status": "confirmed"}
         stranger = bearer(await served.sign_in("customer"))

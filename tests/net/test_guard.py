@@ -608,7 +608,9 @@ async def test_a_public_bind_must_be_meant() -> None:
 async def test_a_port_in_use_is_told_with_the_setting_that_named_it() -> None:
     with await open_listener("127.0.0.1:0") as listener:
         address = guard.address_of(listener)
-        with pytest.raises(BindRefused, match=rf"^HALO_WS_BIND is {address}, where halo cannot listen: Address already in use;"):
+        with pytest.raises(
+            BindRefused, match=rf"^HALO_WS_BIND is {address}, where halo cannot listen: Address already in use;"
+        ):
             await open_listener(address, setting="HALO_WS_BIND")
 
 

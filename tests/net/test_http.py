@@ -221,9 +221,22 @@ REFUSED = {
     ),
     "a chunk size without an end": (head(b"POST /size HTTP/1.1", b"Transfer-Encoding: chunked") + b"1" * 100_000, 400),
     "both lengths": (
-        head(b"POST /size HTTP/1.1", b"Transfer-Encoding: chunked", b"Content-Length: 70000") + b"0\r\n\r\n",
-        413,
+        head(b"POST /size HTTP/1.1", b"Transfer-Encoding: chunked", b"Content-Length: 5") + b"0\r\n\r\n",
+        400,
     ),
+    "two keys": (head(b"GET /hello HTTP/1.1", b"Authorization: Bearer a", b"Authorization: Bearer b"), 400),
+    "the same key twice": (head(b"GET /hello HTTP/1.1", b"Authorization: Bearer a", b"authorization: Bearer a"), 400),
+    "two slashes to begin with": (head(b"GET //hello HTTP/1.1"), 400),
+    "a hidden slash": (head(b"GET /a%2fhello HTTP/1.1"), 400),
+    "a hidden slash in capitals": (head(b"GET /a%2Fhello HTTP/1.1"), 400),
+    "a hidden backslash": (head(b"GET /a%5chello HTTP/1.1"), 400),
+    "a backslash": (head(b"GET /a\\hello HTTP/1.1"), 400),
+    "a dot": (head(b"GET /./hello HTTP/1.1"), 400),
+    "a dot at the end": (head(b"GET /hello/. HTTP/1.1"), 400),
+    "two dots": (head(b"GET /a/../hello HTTP/1.1"), 400),
+    "two dots and a query": (head(b"GET /hello/..?a HTTP/1.1"), 400),
+    "hidden dots": (head(b"GET /a/%2e%2E/hello HTTP/1.1"), 400),
+    "a dot and a hidden one": (head(b"GET /a/.%2e/hello HTTP/1.1"), 400),
 }
 
 
@@ -241,6 +254,28 @@ async def test_every_malformed_request_gets_its_refusal_and_the_next_client_is_s
             await server.assert_serves()
         assert not server.faults
         await server.assert_all_gone()
+
+
+async def test_dots_and_slashes_that_hide_nothing_are_a_path_or_a_query_like_any_other() -> None:
+    async with open_server() as server:
+        for target, status in (
+            (b"/hello?a=//%2f..", 200),
+            (b"/.well-known", 404),
+            (b"/a..b/...", 404),
+            (b"/a//hello", 404),
+        ):
+            async with await server.connect() as client:
+                await client.send_all(head(b"GET " + target + b" HTTP/1.1"))
+                assert (await answer(client))[0] == status, target
+
+
+async def test_a_body_that_is_too_long_is_refused_with_the_path_that_it_was_sent_to() -> None:
+    async with open_server() as server:
+        long = head(b"POST /size?a HTTP/1.1", b"Content-Length: 65537")
+        after = head() + head(b"GET //hello HTTP/1.1")  # the path of the one before is not that of a broken one
+        for sent, instance in ((long, "/size"), (after, None)):
+            said = await server.exchange(sent)
+            assert msgspec.json.decode(said.rpartition(b"\r\n\r\n")[2])["instance"] == instance
 
 
 async def test_an_ordinary_request_is_answered_and_the_connection_is_kept() -> None:

@@ -77,7 +77,9 @@ async def test_the_operators_own_page_may_ask() -> None:
     assert (await speak(house.admin, "GET", "/api/overview", None, own)).status == 200
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8802", "127.0.0.1.evil.example", "localhost.evil", "[::2]:1", "10.0.0.1"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8802", "127.0.0.1.evil.example", "localhost.evil", "[::2]:1", "10.0.0.1"]
+)
 async def test_a_name_that_was_bound_to_this_machine_by_others_reaches_nothing(host: str) -> None:
     house = House()
     for path in ("/api/overview", "/metrics", "/healthz", "/nowhere"):
@@ -85,10 +87,14 @@ async def test_a_name_that_was_bound_to_this_machine_by_others_reaches_nothing(h
         assert (answer.status, answer.code) == (421, "MISDIRECTED")
 
 
-@pytest.mark.parametrize("host", ["localhost:8802", "LOCALHOST", "127.0.0.1:8802", "127.0.0.1", "[::1]:8802", "[::1]", "127.0.0.9:1"])
+@pytest.mark.parametrize(
+    "host", ["localhost:8802", "LOCALHOST", "127.0.0.1:8802", "127.0.0.1", "[::1]:8802", "[::1]", "127.0.0.9:1"]
+)
 async def test_the_listener_answers_to_the_names_of_this_machine_and_to_its_own(host: str) -> None:
     house = House(admin_bind=Address("127.0.0.9", 8802))
-    answer = await speak(house.admin, "GET", "/api/overview", None, {"Host": host, "Authorization": f"Bearer {ADMIN_KEY}"})
+    answer = await speak(
+        house.admin, "GET", "/api/overview", None, {"Host": host, "Authorization": f"Bearer {ADMIN_KEY}"}
+    )
     assert answer.status == 200
 
 

@@ -123,9 +123,10 @@ def test_time_can_be_added_while_active_and_while_closing() -> None:
     check_session(Story.paid().at_the_deadline().session, NO_LIMIT)
 
 
-def test_nobody_but_the_customer_of_the_session_can_ask() -> None:
-    with pytest.raises(SessionNotActive):
+def test_nobody_but_the_customer_of_the_session_can_ask_and_others_do_not_learn_that_there_is_one() -> None:
+    with pytest.raises(SessionNotActive) as refused:
         check(ACTIVE_SESSION, replace(ASKED, customer_id=MITRA), SOUND[2], NO_LIMIT)
+    assert refused.value.message == SessionNotActive().message  # as for a session that does not exist
 
 
 @pytest.mark.parametrize(("accepted", "limit", "refused"), [(0, 1, False), (1, 1, True), (0, 0, True), (19, 20, False)])

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halo.config import LiveConfig
-from halo.extension import PRICE_SANE
 from halo.errors import DiscountNotForExtensions, ValidationFailed
+from halo.extension import PRICE_SANE
 from halo.payment import price
 
 

@@ -114,7 +114,24 @@ def test_every_creating_post_takes_an_idempotency_key_and_nothing_else_does() ->
         for parameter in API["paths"][route.path][route.method.lower()].get("parameters", [])
         if parameter["name"] == "Idempotency-Key"
     }
-    assert keyed == {"open_auth_session", "request_payment", "start_pairing", "request_extension"}
+    assert keyed == {"open_auth_session", "request_payment", "start_pairing", "accept_offer", "request_extension"}
+
+
+def test_signing_in_may_say_that_the_id_is_somebody_elses_and_every_call_of_a_mitra_that_she_is_deactivated() -> None:
+    def codes(route: Route, status: str) -> list[str]:
+        answer = API["paths"][route.path][route.method.lower()]["responses"].get(status)
+        if answer is None:
+            return []
+        found: list[str] = answer["content"]["application/problem+json"]["schema"]["allOf"][1]["properties"]["code"][
+            "enum"
+        ]
+        return found
+
+    [sign_in] = [route for route in API_ROUTES if route.name == "open_auth_session"]
+    assert "INVALID_STATE" in codes(sign_in, "409")
+    for route in API_ROUTES:
+        if route.who in {Who.MITRA, Who.USER}:
+            assert "MITRA_DEACTIVATED" in codes(route, "403"), route.name
 
 
 def test_only_descriptions_refreshing_and_health_are_open_to_anyone() -> None:

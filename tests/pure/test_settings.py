@@ -168,7 +168,10 @@ REFUSED: list[tuple[str, str]] = [
         for given in ("*", "null", "app.example.com", "https://a/", "https://a,*", "https://A", "https://u@a")
     ],
     *[("HALO_SANDBOX", given) for given in ("yes", "true", "2", "on")],
-    *[("HALO_MINUTE_SECONDS", given) for given in ("0", "-1", "nan", "inf", "a minute", "0.0009", "86401", "1e308", "1e-300")],
+    *[
+        ("HALO_MINUTE_SECONDS", given)
+        for given in ("0", "-1", "nan", "inf", "a minute", "0.0009", "86401", "1e308", "1e-300")
+    ],
     *[("HALO_DRAIN_SECONDS", given) for given in ("-0.1", "nan", "soon", "1e308")],
     *[("HALO_ACCESS_TOKEN_SECONDS", given) for given in ("0", "1.5", "-1", "10m", "31536001", "9" * 12)],
     *[("HALO_MESSAGES_PER_10S", given) for given in ("-1", "1.5", "many", "1e3", "٣", "9" * 13, "1000000001")],

@@ -1,8 +1,8 @@
 """Sessions on real Postgres as their actors leave them: opened by the rules, owned by a node that really holds its lock."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import trio
@@ -21,6 +21,7 @@ from halo.store.steps import insert_session
 from tests.store.rows import NOW, add_customer, add_mitra, add_payment, new_id
 
 CONFIG = LiveConfig()
+GATE = 4711
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,3 +98,37 @@ async def only(db: Postgres, sql: str, **values: Any) -> Any:
 
 def sessions_of(db: Postgres, lease: NodeLease) -> Sessions:
     return Sessions(db, lease.node_id)
+
+
+@dataclass
+class Held:
+    """What a taking up that had stood still came back with."""
+
+    taken: list[str] = field(default_factory=list)
+
+
+@asynccontextmanager
+async def standing_still(db: Postgres, take_up: Callable[[], Awaitable[list[str]]]) -> AsyncIterator[Held]:
+    """`take_up` has looked and not yet locked; inside the block others may write, and behind it the taking up goes on.
+
+    Its statement reads the nodes through a gate, which is an advisory lock that is held here.
+    """
+    await db.execute("ALTER TABLE nodes RENAME TO nodes_behind_the_gate")
+    await db.execute(
+        """CREATE VIEW nodes AS SELECT n.* FROM nodes_behind_the_gate n, (SELECT pg_advisory_xact_lock(%d)) AS gate"""
+        % GATE
+    )
+    held = Held()
+
+    async def run() -> None:
+        held.taken = await take_up()
+
+    async with trio.open_nursery() as nursery:
+        async with db.dedicated() as gate:
+            await gate.execute("SELECT pg_advisory_lock(%(gate)s)", {"gate": GATE})
+            nursery.start_soon(run)
+            with trio.fail_after(10):
+                while not await db.fetch_all("SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"):
+                    await trio.sleep(0.01)
+            yield held
+            await gate.execute("SELECT pg_advisory_unlock(%(gate)s)", {"gate": GATE})

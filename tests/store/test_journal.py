@@ -13,7 +13,7 @@ from halo.store.hot import HotStatement
 from halo.store.journal import Journal
 from halo.store.postgres import Postgres, open_postgres
 from tests.store.ground import Line, lines, open_journal, open_session_row
-from tests.store.rows import count, new_id
+from tests.store.rows import add_customer, add_mitra, add_session, count, new_id
 
 OWNER = new_id()
 
@@ -84,6 +84,28 @@ async def test_a_stale_epoch_writes_nothing_and_fails_alone(db: Postgres) -> Non
         assert await all_at_once(journal, {stale: (2, lines(1, 1))}) == {stale: "stored"}
         assert journal.rows == 4
     assert [await seqs(db, id_) for id_ in (fine, stale, also_fine)] == [[1, 2], [1], [1]]
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        ("active", "stored"),
+        ("closing", "stored"),
+        ("pending_payment", "StepOvertaken"),
+        ("extending", "StepOvertaken"),
+        ("ended", "StepOvertaken"),
+    ],
+)
+async def test_nothing_is_said_in_a_session_that_is_over_or_stands_still_however_late_it_comes(
+    db: Postgres, status: str, told: str
+) -> None:
+    """The owner has stepped on while the rows were under way (C6)."""
+    fine = await a_session(db)
+    session_id = await add_session(db, await add_customer(db), await add_mitra(db), status)
+    async with open_journal(db) as journal:
+        batches = {fine: (1, lines(1, 2)), session_id: (1, lines(1, 2))}
+        assert await all_at_once(journal, batches) == {fine: "stored", session_id: told}
+    assert await seqs(db, session_id) == ([1, 2] if told == "stored" else [])
 
 
 async def test_a_session_that_does_not_exist_writes_nothing(db: Postgres) -> None:

@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from halo.clock import SystemClock
+from halo.errors import StoreUnavailable
 from halo.store import nodes as room
 from halo.store.nodes import LOCK_CLASS, ClockSkewed, NodeLease
 from halo.store.postgres import Postgres, open_postgres
@@ -127,6 +128,80 @@ async def test_the_credit_is_told_before_clocks_are_kept_again(db: Postgres, mon
                 await trio.sleep(0.05)
         nursery.cancel_scope.cancel()
     assert set(kept) == {False}
+
+
+async def test_a_gap_stands_in_the_row_until_all_of_it_is_written_down(
+    db: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is killed in between leaves the whole of it to the next."""
+    monkeypatch.setattr(room, "GAP_MS", 300)
+    monkeypatch.setattr(room, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(room, "RECONNECT_SECONDS", 0.6)
+    gaps: list[tuple[int, int]] = []
+    owed = True
+    lease = NodeLease(db, SystemClock())
+    await lease.open()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(lease.serve, lambda since, until: gaps.append((since, until)), lambda: owed)
+        await db.fetch_one("SELECT pg_terminate_backend(%(pid)s)", {"pid": await held_by(db, lease)})
+        await until(db, "SELECT 1 FROM nodes WHERE gap_since IS NOT NULL")
+        first = await only(db, "SELECT gap_since, alive_at FROM nodes")
+        await until(db, "SELECT 1 FROM nodes WHERE alive_at > at(%(at)s) + interval '50 ms'", at=first.alive_at)
+        again = await only(db, "SELECT gap_since FROM nodes")
+        assert again.gap_since == first.gap_since
+        assert abs(first.gap_since - gaps[0][0]) < 50
+        owed = False
+        await until(db, "SELECT 1 FROM nodes WHERE gap_since IS NULL")
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("by_ms", [60_000, -60_000])
+async def test_a_clock_that_was_set_or_a_machine_that_slept_is_a_gap(
+    db: Postgres, monkeypatch: pytest.MonkeyPatch, claims_errors: list[logging.LogRecord], by_ms: int
+) -> None:
+    """Forward, as after a sleep, it counts whole; set back while nobody beats, the other clock still counts."""
+    monkeypatch.setattr(room, "GAP_MS", 300)
+    monkeypatch.setattr(room, "BEAT_SECONDS", 0.6 if by_ms < 0 else 0.05)
+    gaps: list[tuple[int, int]] = []
+    clock = Skewed()
+    lease = NodeLease(db, clock)
+    await lease.open()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(lease.serve, lambda since, until: gaps.append((since, until)), lambda: False)
+        assert lease.keeps_clocks()
+        clock.by_ms = by_ms
+        if by_ms > 0:
+            assert not lease.keeps_clocks()
+        with trio.fail_after(10):
+            while not gaps:
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+    since, until_ = gaps[0]
+    assert until_ - since >= (60_000 if by_ms > 0 else 590)
+    assert until_ - since < 70_000
+    assert len(claims_errors) == 1  # and the skew is an alarm
+
+
+async def test_a_lock_of_ours_that_a_dead_connection_holds_is_freed(
+    db: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server has not noticed that it is gone: it would keep this node, and every other, from the sessions for hours."""
+    monkeypatch.setattr(room, "LOCK_PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(room, "RECONNECT_SECONDS", 0.05)
+    lease = NodeLease(db, SystemClock())
+    await lease.open()
+    lock = {"class": LOCK_CLASS, "key": lease._lock_key}
+    async with trio.open_nursery() as nursery:
+        async with db.dedicated() as dead:
+            await dead.fetch_one("SELECT pg_advisory_lock(%(class)s::integer, %(key)s::integer)", lock)
+            holder = await held_by(db, lease)
+            with trio.fail_after(10):
+                await nursery.start(lease.serve, lambda *_: None, lambda: False)
+            assert await held_by(db, lease) not in {holder, None}
+            assert lease.keeps_clocks()
+            with pytest.raises(StoreUnavailable):
+                await dead.fetch_one("SELECT 1")
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("by_ms", [3_600_000, -3_600_000, 2_500])

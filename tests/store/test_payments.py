@@ -306,11 +306,42 @@ async def test_other_money_than_asked_for_changes_nothing_and_its_webhook_may_co
     payments: Payments, db: Postgres, customer: str, changes: dict[str, Any]
 ) -> None:
     payment = await buy(payments, customer)
-    with pytest.raises(PaymentMismatch):
-        await pay(payments, payment, "w1", **changes)
+    for _ in range(2):
+        with pytest.raises(PaymentMismatch):
+            await pay(payments, payment, "w1", **changes)
     assert await payments.load(payment.payment_request_id) == payment
     assert await count(db, "webhook_deliveries") == 0
     assert (await pay(payments, payment, "w1")).changed
+
+
+async def test_money_that_was_not_asked_for_leaves_a_trace_for_operators_once(
+    payments: Payments, db: Postgres, customer: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    payment = await buy(payments, customer)
+    for _ in range(3):  # the provider delivers it again and again
+        with pytest.raises(PaymentMismatch):
+            await pay(payments, payment, "w1", amount=payment.amount - 1)
+    [action] = await db.fetch_all("SELECT operator, action, subject, details FROM operator_actions")
+    assert (action.operator, action.action) == ("payment provider", "payment_mismatch")
+    assert action.subject == payment.payment_request_id
+    assert action.details["asked"] == f"{payment.amount} IDR"
+    assert action.details["paid"] == f"{payment.amount - 1} IDR"
+    warnings = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 3
+    assert all(payment.payment_request_id in record.getMessage() for record in warnings)
+
+
+async def test_one_reference_for_two_payments_is_taken_and_warned_of(
+    payments: Payments, customer: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = await buy(payments, customer), await buy(payments, customer)
+    assert (await pay(payments, first, "w1", provider_ref="ref-1")).changed
+    assert "provider_ref_shared" not in caplog.text
+    assert (await pay(payments, second, "w2", provider_ref="ref-1")).changed
+    [record] = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert "provider_ref_shared" in record.getMessage()
+    assert first.payment_request_id in record.getMessage()
+    assert second.payment_request_id in record.getMessage()
 
 
 async def test_money_for_an_unknown_payment_is_refused_and_its_webhook_may_come_again(
@@ -439,6 +470,23 @@ async def test_a_discount_that_failed_can_be_had_again(payments: Payments, custo
     await payments.fail(first.payment_request_id)
     second = await buy(payments, customer, is_first_session_discount=True)
     assert (await pay(payments, second)).payment.status is PaymentStatus.CONFIRMED
+
+
+async def test_a_discount_whose_money_comes_after_the_first_session_has_started_is_due_back(
+    payments: Payments, db: Postgres, customer: str
+) -> None:
+    """It was asked for before there was any; by now it would make a second session cheap."""
+    discount = await payments.create(
+        customer, duration_minutes=5, is_first_session_discount=True, config=CONFIG
+    )
+    await add_session(db, customer, await add_mitra(db), "active")
+    settled = await payments.confirm(
+        discount.payment_request_id, provider_ref="y", amount=discount.amount, currency=discount.currency
+    )
+    assert (settled.payment.status, settled.changed) == (PaymentStatus.FAILED, True)
+    assert settled.payment.failure_cause == "payment_failed"
+    refund = await db.fetch_one("SELECT amount, kind FROM refunds")
+    assert tuple(refund or ()) == (discount.amount, "payment_failed")
 
 
 async def test_of_many_discounts_confirmed_at_once_one_counts_and_the_others_are_due_back(

@@ -10,16 +10,36 @@ import trio
 from halo.clock import SystemClock
 from halo.effects import MoveExtensionDeadline, Step
 from halo.errors import StepOvertaken
-from halo.events import DowntimeCredited, EndedBy, EndRequested, Event
+from halo.events import (
+    DeadlineReached,
+    DowntimeCredited,
+    EndedBy,
+    EndRequested,
+    Event,
+    PaymentConfirmed,
+    PaymentFailed,
+)
+from halo.payment import PaymentStatus
 from halo.rules import step
 from halo.session import Party, Session
+from halo.store.invariants import find_violations
 from halo.store.nodes import NodeLease
+from halo.store.payments import Payments
 from halo.store.postgres import OperationRepeated, Postgres, open_postgres
 from halo.store.sessions import Sessions
 from tests.store.cutting_proxy import Fault, open_cutting_proxy
-from tests.store.ground import lines, only, open_journal, open_node, open_session_row, sessions_of
-from tests.store.rows import NOW, add_customer, add_mitra, count, new_id
-from tests.store.test_fakes import asks
+from tests.store.ground import (
+    CONFIG,
+    lines,
+    only,
+    open_journal,
+    open_node,
+    open_session_row,
+    sessions_of,
+    standing_still,
+)
+from tests.store.rows import NOW, SetClock, add_customer, add_mitra, count, new_id
+from tests.store.test_fakes import answers, asks
 
 OWNER = new_id()
 NOBODY: frozenset[Party] = frozenset()
@@ -191,6 +211,101 @@ async def _pay(db: Postgres, session: Session) -> str:
     return str(row.payment_request_id)
 
 
+async def test_a_session_that_is_gone_is_overtaken_whatever_else_its_step_trips_over(
+    db: Postgres, sessions: Sessions
+) -> None:
+    """The statements travel together: the timeline's foreign key speaks before anybody looks at the guard."""
+    session = (await open_session_row(db, OWNER)).session
+    for table in ("session_timeline", "customer_transactions", "chat_sessions"):
+        await db.execute(f"DELETE FROM {table}")
+    with pytest.raises(StepOvertaken, match="session_timeline"):
+        await sessions.commit(session, end(session), new_id(), NOBODY)
+    credit = step(session, DowntimeCredited(at=NOW, downtime_ms=1_000, not_before=NOW))
+    with pytest.raises(StepOvertaken, match="session_timeline"):
+        await sessions.commit_credits([credit])
+
+
+async def test_a_constraint_that_stops_an_overtaken_step_first_does_not_hide_that_it_was_overtaken(
+    db: Postgres, sessions: Sessions
+) -> None:
+    session = (await open_session_row(db, OWNER)).session
+    decided = end(session)
+    moved = step(session, DowntimeCredited(at=NOW, downtime_ms=1_000, not_before=NOW))
+    await sessions.commit(session, moved, new_id(), NOBODY)
+    await db.execute("DELETE FROM session_timeline WHERE version = 2")
+    await db.execute("ALTER TABLE outbox ADD CHECK (kind <> 'refund')")
+    with pytest.raises(StepOvertaken):
+        await sessions.commit(session, decided, new_id(), NOBODY)
+
+
+async def test_a_refusal_is_overtaken_when_the_provider_took_the_payment_back_first(
+    db: Postgres, sessions: Sessions
+) -> None:
+    """Else its one cause would be the mitra's, and no cause on record would fit the payment's (M6)."""
+    session = (await open_session_row(db, OWNER)).session
+    payment = await _pay(db, session)
+    extending = step(session, asks(session, payment))
+    await sessions.commit(session, extending, new_id(), NOBODY)
+    refused = step(extending.session, answers(extending.session, accepted=False))
+    await Payments(db, SetClock()).fail(payment)
+    with pytest.raises(StepOvertaken, match="payment"):
+        await sessions.commit(extending.session, refused, new_id(), NOBODY)
+    void = step(extending.session, PaymentFailed(at=NOW + 71_000, config=CONFIG))
+    await sessions.commit(extending.session, void, new_id(), NOBODY)
+    assert (await find_violations(db))[1] == []
+
+
+async def test_a_hold_that_is_over_is_overtaken_by_a_confirmation_that_was_first(
+    db: Postgres, sessions: Sessions
+) -> None:
+    """The provider was told that its money counts: no session is ended for want of it."""
+    session = (await open_session_row(db, OWNER, confirmed=False)).session
+    over = step(session, DeadlineReached(at=session.deadline_at or 0, config=CONFIG))
+    settled = await Payments(db, SetClock()).confirm(
+        session.payment_request_id, provider_ref="x", amount=5_000, currency="IDR"
+    )
+    assert (settled.payment.status, settled.waiting_session_id) == (PaymentStatus.CONFIRMED, session.session_id)
+    with pytest.raises(StepOvertaken, match="payment"):
+        await sessions.commit(session, over, new_id(), NOBODY)
+    started = step(session, PaymentConfirmed(at=session.deadline_at or 0))
+    await sessions.commit(session, started, new_id(), NOBODY)
+    assert (await find_violations(db))[1] == []
+
+
+# ---- credits in bulk
+
+
+async def test_many_credits_in_one_commit_leave_what_each_alone_would_leave(db: Postgres, sessions: Sessions) -> None:
+    running = (await open_session_row(db, OWNER)).session
+    held = (await open_session_row(db, OWNER, confirmed=False)).session
+    waiting = (await open_session_row(db, OWNER)).session
+    extending = step(waiting, asks(waiting, await _pay(db, waiting)))
+    await sessions.commit(waiting, extending, new_id(), NOBODY)
+    event = DowntimeCredited(at=NOW + 70_000, downtime_ms=30_000, not_before=NOW + 80_000)
+    owed = [step(session, event) for session in (running, held, extending.session)]
+    await sessions.commit_credits(owed)
+    for credit in owed:
+        stored = await sessions.load(credit.session.session_id)
+        assert stored is not None
+        assert stored.session == credit.session  # with the extension's own deadline
+        entry = (await sessions.list_timeline(credit.session.session_id))[-1]
+        assert (entry.version, entry.event, entry.cause) == (credit.session.version, "downtime_credited", "no_owner")
+        assert entry.from_status == entry.to_status == credit.session.status.value
+        assert entry.evidence == dict(credit.evidence)
+    assert {row.updated_at for row in await db.fetch_all("SELECT updated_at FROM chat_sessions")} == {NOW + 70_000}
+    assert (await find_violations(db))[1] == []
+
+
+async def test_one_credit_that_was_overtaken_leaves_none_of_its_page(db: Postgres, sessions: Sessions) -> None:
+    fine, stale = [(await open_session_row(db, OWNER)).session for _ in range(2)]
+    await db.execute("UPDATE chat_sessions SET epoch = 2 WHERE session_id = %(id)s", {"id": stale.session_id})
+    event = DowntimeCredited(at=NOW + 70_000, downtime_ms=30_000, not_before=NOW)
+    with pytest.raises(StepOvertaken):
+        await sessions.commit_credits([step(fine, event), step(stale, event)])
+    assert await count(db, "session_timeline", "version > 1") == 0
+    assert await count(db, "chat_sessions", "version > 1") == 0
+
+
 # ---- taking up
 
 
@@ -264,6 +379,37 @@ async def test_who_took_up_and_died_without_a_step_has_kept_no_clock(db: Postgre
         (again,) = await sessions_of(db, me).take_up(10)
         assert (taken.last_kept_at, again.last_kept_at) == (NOW + 1_000, NOW + 1_000)
         assert again.stored.session.epoch == 3
+
+
+async def test_downtime_counts_from_the_start_of_a_gap_whose_credits_died_with_their_node(db: Postgres) -> None:
+    """The beat was back, and the node was killed before it had written down what it owed."""
+    dead = NodeLease(db, SystemClock())
+    await dead.open()
+    await open_session_row(db, dead.node_id)
+    await die(db, dead.node_id, NOW + 90_000)
+    await db.execute("UPDATE nodes SET gap_since = at(%(at)s)", {"at": NOW + 20_000})
+    await db.execute("UPDATE chat_sessions SET updated_at = at(%(at)s)", {"at": NOW})
+    async with open_node(db) as me:
+        (taken,) = await sessions_of(db, me).take_up(10)
+        assert taken.last_kept_at == NOW + 20_000
+
+
+async def test_a_session_that_another_node_took_up_meanwhile_stays_there(db: Postgres) -> None:
+    """Both saw it ownerless; the other one committed between our look and our lock."""
+    session_id = (await open_session_row(db, OWNER)).session.session_id
+    async with open_node(db) as me, open_node(db) as other:
+        sessions = sessions_of(db, me)
+
+        async def taken() -> list[str]:
+            return [one.stored.session.session_id for one in await sessions.take_up(10)]
+
+        async with standing_still(db, taken) as held:
+            await db.execute(
+                "UPDATE chat_sessions SET owner = %(owner)s, epoch = epoch + 1", {"owner": other.node_id}
+            )
+        assert held.taken == []
+        row = await only(db, "SELECT owner, epoch FROM chat_sessions WHERE session_id = %(id)s", id=session_id)
+        assert tuple(row) == (other.node_id, 2)
 
 
 async def test_a_restore_goes_in_pages_soonest_deadline_first_and_misses_nobody(db: Postgres) -> None:

@@ -56,6 +56,18 @@ SELECT payment_request_id FROM chat_sessions WHERE customer_id = %(customer_id)s
 UPDATE payment_requests SET status = 'confirmed', confirmed_at = at(%(at)s), provider_ref = %(provider_ref)s
 WHERE payment_request_id = %(payment_request_id)s AND status = 'pending'
 
+-- name: find_shared_ref
+SELECT p.payment_request_id FROM payment_requests p
+WHERE p.provider_ref = %(provider_ref)s AND p.payment_request_id <> %(payment_request_id)s
+ORDER BY p.created_at DESC LIMIT 1
+
+-- name: record_mismatch
+-- Once, however often the provider delivers it again.
+INSERT INTO operator_actions (operator, action, subject, details)
+SELECT 'payment provider', 'payment_mismatch', %(payment_request_id)s::text, %(details)s::jsonb
+WHERE NOT EXISTS (SELECT FROM operator_actions
+                  WHERE action = 'payment_mismatch' AND subject = %(payment_request_id)s::text AND details = %(details)s::jsonb)
+
 -- name: record_arrival
 -- The money came, and the payment is failed in this same transaction: its refund is due at once.
 UPDATE payment_requests SET confirmed_at = at(%(at)s), provider_ref = %(provider_ref)s
