@@ -23,6 +23,7 @@ from halo.explain import explain_session
 from halo.log import configure_logging
 from halo.settings import SETTINGS, SettingInvalid, Settings
 from halo.store.database_url import DatabaseUrlRefused, require_readable
+from halo.store.valkey_link import ValkeyUrlRefused, choose_link
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -45,7 +46,9 @@ def read_settings(flags: dict[str, str | None]) -> Settings:
         settings = Settings.read(os.environ, flags)
         if settings.database_url is not None:
             require_readable(settings.database_url)
-    except (SettingInvalid, DatabaseUrlRefused) as invalid:
+        if settings.valkey_url is not None:
+            choose_link(settings.valkey_url, settings.valkey_prefix)
+    except (SettingInvalid, DatabaseUrlRefused, ValkeyUrlRefused) as invalid:
         click.echo(f"halo: {invalid}", err=True)
         sys.exit(2)
     configure_logging(settings.log_level, "json" if settings.log_format == "json" else "console")

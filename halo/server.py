@@ -152,7 +152,9 @@ class Server:
         """What heals, mirrors and cleans beside the sessions; the mirror is seeded once they are restored (S35)."""
         parts = self.parts
         chores = {"auth_sessions": parts.auth_sessions.delete_ended, "idempotency_keys": parts.idempotency.delete_old}
-        deactivations = Deactivations(registry, pairings, parts.sessions, parts.mitras)
+        deactivations = Deactivations(
+            registry, pairings, parts.sessions, parts.mitras, close_sockets=self._look_for_revocations
+        )
         background: dict[str, Callable[[], Awaitable[object]]] = {
             "beacon": parts.beacon.serve,
             "mirror": parts.mirror.serve,

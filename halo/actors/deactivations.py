@@ -5,7 +5,7 @@ and whose offers are withdrawn (spec 3: within a second on every node). Sockets 
 never wait for one session before it looks at the next. Read next: `halo/net/operators.py`, which deactivates.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Final, NoReturn, Protocol
 
 import structlog
@@ -47,11 +47,20 @@ class MitraRows(Protocol):
 class Deactivations:
     """See the module. A store that is away is waited out; what was deactivated meanwhile is found by the next look."""
 
-    def __init__(self, sessions: EndedSessions, searches: AskedSearches, rows: SessionRows, mitras: MitraRows) -> None:
+    def __init__(
+        self,
+        sessions: EndedSessions,
+        searches: AskedSearches,
+        rows: SessionRows,
+        mitras: MitraRows,
+        close_sockets: Callable[[], Awaitable[None]],
+    ) -> None:
         self._sessions = sessions
         self._searches = searches
         self._rows = rows
         self._mitras = mitras
+        self._close_sockets = close_sockets
+        """Closes what revoked tokens hold open. First of all: the end of her session would close a mitra's socket as if in order."""
         self._ending: set[str] = set()
 
     async def serve(self) -> NoReturn:
@@ -67,10 +76,12 @@ class Deactivations:
     async def _look(self, nursery: trio.Nursery) -> None:
         """Asks nothing while there is nothing here that a deactivation could end."""
         if len(self._sessions):
-            for session_id in await self._rows.list_without_active_mitra():
-                if session_id not in self._ending:
-                    self._ending.add(session_id)
-                    nursery.start_soon(self._end, session_id, name=f"end {session_id}")
+            found = [each for each in await self._rows.list_without_active_mitra() if each not in self._ending]
+            if found:
+                await self._close_sockets()
+            for session_id in found:
+                self._ending.add(session_id)
+                nursery.start_soon(self._end, session_id, name=f"end {session_id}")
         if asked := self._searches.asked():
             for mitra_id in await self._mitras.list_deactivated(asked):
                 await self._searches.rescind_for(mitra_id)

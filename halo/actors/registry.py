@@ -136,8 +136,8 @@ class Registry:
         ]
         try:
             await self._ownership.commit_credits(owed)
-        except (StepOvertaken, StoreUnavailable):  # it may have been done all the same: only the rows know what is still owed
-            await self._keep_strays()
+        except (StepOvertaken, StoreUnavailable):
+            await self._keep_strays()  # it may have been done all the same: only the rows know what is still owed
             return []
         return [_Taken(credit.session, taken.stored.last_seq) for credit, taken in zip(owed, page, strict=True)]
 

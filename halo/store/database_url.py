@@ -46,7 +46,7 @@ def database_of(url: str) -> str:
 
 def unreachable(url: str, cause: BaseException | None) -> StoreUnavailable:
     """What to say at a start: which database does not answer, why, and what to look at."""
-    reason = (str(cause).strip().splitlines() or [""])[-1] if isinstance(cause, psycopg.Error) else ""
+    reason = (str(cause).strip().splitlines() or [""])[0].strip() if isinstance(cause, psycopg.Error) else ""
     because = f" ({reason})" if reason else ""
     return StoreUnavailable(
         f"The database {database_of(url)} does not answer{because}; check that Postgres runs there and lets this user in, "

@@ -76,7 +76,7 @@ class Sessions:
             await self._db.transact(lambda tx: write_step(tx, before, decided, self.owner, present), operation_id)
         except UniqueViolation as taken:  # session_extensions_one_payment, …_one_pending: somebody else was first
             raise StepOvertaken(taken.diag.constraint_name) from taken
-        except IntegrityError as broken:  # the statements travel together: a later one trips before the guard is looked at
+        except IntegrityError as broken:  # statements travel together: a later one trips before the guard is seen
             stored = await self.load(before.session_id)
             if stored is not None and (stored.session.epoch, stored.session.version) == (before.epoch, before.version):
                 raise
@@ -90,7 +90,8 @@ class Sessions:
         """
         try:
             await self._db.transact(lambda tx: write_credits(tx, owed, self.owner), str(uuid.uuid4()))
-        except (UniqueViolation, ForeignKeyViolation) as taken:  # a step of the timeline is there already, or its session is not
+        except (UniqueViolation, ForeignKeyViolation) as taken:
+            # A step of the timeline is there already, or its session is not.
             raise StepOvertaken(taken.diag.constraint_name) from taken
 
     async def load(self, session_id: str) -> Stored | None:

@@ -12,6 +12,7 @@ A URL is `redis://`, `rediss://`, `unix://`, or `redis+cluster://`, `rediss+clus
 import trio_asyncio  # isort: skip
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeAlias, TypeVar, cast
@@ -176,13 +177,27 @@ class ClusterLink:
             await self._direct.close()
 
 
+def _require_readable(url: str) -> None:
+    """Now, and not at each attempt to connect: redis-py tells of a bad parameter by whatever its constructors raise."""
+    if url.partition("://")[0] not in {"redis", "rediss", "unix"}:
+        return  # the scheme is refused in better words
+    try:
+        DirectLink(url)
+    except (TypeError, ValueError) as fault:
+        named = re.search(r"'([a-z_]{1,40})'", str(fault))  # the rest of its words may quote a password
+        which = f"the parameter {named[1]} in a way" if named else "something in it"
+        raise ValkeyUrlRefused(f"HALO_VALKEY_URL has {which} that redis-py does not take.") from None
+
+
 def choose_link(url: str, prefix: str) -> Callable[[], Link]:
     """What makes the links to this URL, none of them connected yet.
 
     Raises:
-        ValkeyUrlRefused: an unknown scheme, or a cluster without a hash tag in the prefix.
+        ValkeyUrlRefused: an unknown scheme, a parameter that redis-py does not take, or a cluster without a hash tag in the prefix.
     """
     scheme, _, rest = url.partition("://")
+    if rest:
+        _require_readable(f"{scheme.removesuffix(CLUSTER)}://{rest}")
     if scheme in {"redis", "rediss", "unix"} and rest:
         return partial(DirectLink, url)
     if scheme in {"redis" + CLUSTER, "rediss" + CLUSTER} and rest:

@@ -4,6 +4,7 @@ Everything runs in this process, as it does in the server: a pause that is seen 
 answer is compared with Postgres', or there is no figure. Read next: `halo/store/available.py`, `scripts/measuring/heartbeats.py`.
 """
 
+import gc
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -61,6 +62,8 @@ async def measure(say: Callable[[str], None]) -> Measurement:
 
 async def _measure(say: Callable[[str], None], db: Postgres, valkey: Valkey) -> Measurement:
     clock = SystemClock()
+    gc.collect()
+    gc.freeze()  # as the server does once it is ready: what it is made of is not looked at again
     say(f"mirror: inserting {ALL:,} mitras, {ONLINE:,} of them online")
     await db.execute(
         """INSERT INTO mitras (mitra_id, is_online, last_heartbeat_at, idle_since)

@@ -177,9 +177,13 @@ class FakeRows:
         self._answer("give_up")
 
     async def take_up(self, not_before: Moment, kept: Collection[str] = ()) -> list[str]:
-        """All of them: whoever asks is another incarnation."""
+        """All that the asker does not keep: it is the only node, in whichever incarnation."""
         await self._arrive()
-        taken = [search for search in self.searches.values() if search.status is PairingStatus.SEARCHING]
+        taken = [
+            search
+            for search in self.searches.values()
+            if search.status is PairingStatus.SEARCHING and search.pairing_id not in kept
+        ]
         for search in taken:
             offers = tuple(
                 replace(offer, deadline_at=max(offer.deadline_at, not_before))

@@ -781,7 +781,7 @@ async def test_of_many_deadlines_at_once_only_some_are_under_way(autojump_clock:
             await commit(*args)
             under_way -= 1
 
-        house.node.commit = counted  # type: ignore[method-assign]
+        house.node.commit = counted  # type: ignore[method-assign, assignment]
         await trio.sleep(60.5)
         assert most == UNASKED_AT_ONCE
         asked_at = trio.current_time()

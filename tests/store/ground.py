@@ -22,6 +22,7 @@ from tests.store.rows import NOW, add_customer, add_mitra, add_payment, new_id
 
 CONFIG = LiveConfig()
 GATE = 4711
+"""The key of the advisory lock that `standing_still` holds; nothing of halo uses keys of this kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +112,11 @@ class Held:
 async def standing_still(db: Postgres, take_up: Callable[[], Awaitable[list[str]]]) -> AsyncIterator[Held]:
     """`take_up` has looked and not yet locked; inside the block others may write, and behind it the taking up goes on.
 
-    Its statement reads the nodes through a gate, which is an advisory lock that is held here.
+    Its statement reads the node that it finds dead through a gate, which is an advisory lock that is held here.
     """
     await db.execute("ALTER TABLE nodes RENAME TO nodes_behind_the_gate")
-    await db.execute(
-        """CREATE VIEW nodes AS SELECT n.* FROM nodes_behind_the_gate n, (SELECT pg_advisory_xact_lock(%d)) AS gate"""
-        % GATE
-    )
+    gated = f"SELECT n.* FROM nodes_behind_the_gate n, (SELECT pg_advisory_xact_lock({GATE})) AS gate"
+    await db.execute(f"CREATE VIEW nodes AS {gated}")
     held = Held()
 
     async def run() -> None:

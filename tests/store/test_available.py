@@ -389,12 +389,16 @@ async def test_heartbeats_and_readers_cost_postgres_no_statement_while_valkey_an
     mitra_ids = [await house.add_mitra() for _ in range(50)]
     await house.mirror.seed()
     readers = house.readers()
-    before = house.db.pool.statements
-    async with trio.open_nursery() as nursery:
-        for turn in range(20):
-            for mitra_id in mitra_ids:
-                nursery.start_soon(house.mirror.heartbeat, mitra_id, NOW + turn)
-            nursery.start_soon(readers.find_available, 5, ())
-            nursery.start_soon(readers.count_online)
-    await readers.count_available()
+    for turn in range(5):
+        before, failures = house.db.pool.statements, house.valkey.failures
+        async with trio.open_nursery() as nursery:
+            for beat in range(20):
+                for mitra_id in mitra_ids:
+                    nursery.start_soon(house.mirror.heartbeat, mitra_id, NOW + 20 * turn + beat)
+                nursery.start_soon(readers.find_available, 5, ())
+                nursery.start_soon(readers.count_online)
+        await readers.count_available()
+        if house.valkey.failures == failures and house.mirror.trusted:
+            break  # it answered all along, as it does unless the machine stands still for 150 ms
+        await house.trusted()
     assert house.db.pool.statements == before

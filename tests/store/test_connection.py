@@ -108,6 +108,18 @@ async def test_every_limit_is_set_on_the_server(connection: TrioConnection) -> N
     assert (await connection.run("SHOW application_name")).rows[0][0] == "halo"
 
 
+async def test_the_server_looks_after_a_client_that_vanished_as_well(connection: TrioConnection) -> None:
+    """Over a Unix socket it shows 0, for there is nothing to look after; what it was told stands in `reset_val`."""
+    sql = "SELECT name, reset_val, source FROM pg_settings WHERE name LIKE 'tcp_%'"
+    told = {row.name: (row.reset_val, row.source) for row in (await connection.run(sql)).rows}
+    assert told == {
+        "tcp_keepalives_idle": ("10", "client"),
+        "tcp_keepalives_interval": ("5", "client"),
+        "tcp_keepalives_count": ("3", "client"),
+        "tcp_user_timeout": ("10000", "client"),
+    }
+
+
 async def test_a_warning_of_the_server_is_logged_without_its_details(
     connection: TrioConnection, caplog: pytest.LogCaptureFixture
 ) -> None:

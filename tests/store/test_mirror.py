@@ -558,6 +558,26 @@ async def test_who_goes_online_or_offline_while_a_seed_runs_is_not_lost(house: H
     assert await house.heartbeat(B) == rfc3339(NOW)
 
 
+async def test_who_changes_again_while_a_seed_catches_up_is_not_lost(house: House) -> None:
+    """It looks again until it has found nobody."""
+    pages = 0
+
+    def change(name: str) -> None:
+        nonlocal pages
+        if name != "mitras_after":
+            return
+        pages += 1
+        if pages in {1, 3, 5}:  # behind each look, of which there are two pages: the second is empty
+            house.truth.rows[A].online = pages == 3
+            house.truth.rows[B].online = pages != 3
+
+    house.truth.hook = change
+    await house.mirror.seed()
+    assert pages == 10
+    assert await house.members(KEYS.online) == {B}
+    assert await house.heartbeat(A) is None
+
+
 async def test_readers_see_the_old_mirror_until_the_new_one_is_whole(house: House) -> None:
     house.truth.rows.update({mitra(n): Row() for n in range(10, 10 + 2 * PAGE)})
     sizes: set[int] = set()

@@ -33,7 +33,7 @@ from halo.store.payments import Payments
 from halo.store.postgres import Postgres, Transaction, open_postgres
 from halo.store.sessions import Sessions
 from tests.actors.pairing_rows import FakeMitra, FakeRows
-from tests.store.ground import open_node, standing_still
+from tests.store.ground import standing_still
 
 NODE = str(uuid4())
 CLOCK = SystemClock()
@@ -590,20 +590,22 @@ class TestTakingUp:
     async def test_a_search_of_our_own_that_nobody_keeps_is_taken_up_again(self, house: House) -> None:
         """It was parked, or the answer to the commit that made it ours was lost."""
         kept, left = await house.search([]), await house.search([])
+        await house.db.execute("INSERT INTO nodes (node_id) VALUES (%(id)s)", {"id": NODE})
         assert await house.pairings.take_up(CLOCK.now(), {kept.pairing_id, left.pairing_id}) == []
         assert await house.pairings.take_up(CLOCK.now(), {kept.pairing_id}) == [left.pairing_id]
 
     async def test_a_search_that_another_node_took_up_meanwhile_stays_there(self, house: House) -> None:
-        """Both saw it ownerless; the other one committed between our look and our lock."""
-        search = await house.search([await house.add_mitra()])
-        async with open_node(house.db) as me, open_node(house.db) as other:
-            late = search.deadline_at + 10_000
-            async with standing_still(house.db, lambda: Pairings(house.db, me.node_id).take_up(late)) as held:
-                await house.db.execute("UPDATE pairings SET owner = %(owner)s", {"owner": other.node_id})
-            assert held.taken == []
-            row = await house.db.fetch_one("SELECT owner FROM pairings")
-            assert row is not None
-            assert row.owner == other.node_id
+        """Both saw its owner dead; the other one committed between our look and our lock."""
+        search, theirs, mine = (
+            await house.search([await house.add_mitra()]),
+            str(uuid4()),
+            Pairings(house.db, str(uuid4())),
+        )
+        await house.db.execute("INSERT INTO nodes (node_id) VALUES (%(id)s)", {"id": NODE})
+        async with standing_still(house.db, lambda: mine.take_up(search.deadline_at + 10_000)) as held:
+            await house.db.execute("UPDATE pairings SET owner = %(owner)s", {"owner": theirs})
+        assert held.taken == []
+        assert await house.count("pairings", f"owner = '{theirs}'") == 1
         untouched = await house.pairings.load(search.pairing_id)
         assert {untouched.deadline_at, untouched.offers[0].deadline_at} == {search.deadline_at}
 

@@ -476,9 +476,7 @@ async def test_a_discount_whose_money_comes_after_the_first_session_has_started_
     payments: Payments, db: Postgres, customer: str
 ) -> None:
     """It was asked for before there was any; by now it would make a second session cheap."""
-    discount = await payments.create(
-        customer, duration_minutes=5, is_first_session_discount=True, config=CONFIG
-    )
+    discount = await payments.create(customer, duration_minutes=5, is_first_session_discount=True, config=CONFIG)
     await add_session(db, customer, await add_mitra(db), "active")
     settled = await payments.confirm(
         discount.payment_request_id, provider_ref="y", amount=discount.amount, currency=discount.currency

@@ -215,8 +215,8 @@ async def test_a_session_that_is_gone_is_overtaken_whatever_else_its_step_trips_
     db: Postgres, sessions: Sessions
 ) -> None:
     """The statements travel together: the timeline's foreign key speaks before anybody looks at the guard."""
-    session = (await open_session_row(db, OWNER)).session
-    for table in ("session_timeline", "customer_transactions", "chat_sessions"):
+    session = (await open_session_row(db, OWNER, confirmed=False)).session
+    for table in ("session_timeline", "chat_sessions"):
         await db.execute(f"DELETE FROM {table}")
     with pytest.raises(StepOvertaken, match="session_timeline"):
         await sessions.commit(session, end(session), new_id(), NOBODY)
@@ -395,21 +395,18 @@ async def test_downtime_counts_from_the_start_of_a_gap_whose_credits_died_with_t
 
 
 async def test_a_session_that_another_node_took_up_meanwhile_stays_there(db: Postgres) -> None:
-    """Both saw it ownerless; the other one committed between our look and our lock."""
-    session_id = (await open_session_row(db, OWNER)).session.session_id
-    async with open_node(db) as me, open_node(db) as other:
-        sessions = sessions_of(db, me)
+    """Both saw its owner dead; the other one committed between our look and our lock."""
+    dead, mine, theirs = NodeLease(db, SystemClock()), Sessions(db, new_id()), new_id()
+    await dead.open()
+    await open_session_row(db, dead.node_id)
 
-        async def taken() -> list[str]:
-            return [one.stored.session.session_id for one in await sessions.take_up(10)]
+    async def take_up() -> list[str]:
+        return [taken.stored.session.session_id for taken in await mine.take_up(10)]
 
-        async with standing_still(db, taken) as held:
-            await db.execute(
-                "UPDATE chat_sessions SET owner = %(owner)s, epoch = epoch + 1", {"owner": other.node_id}
-            )
-        assert held.taken == []
-        row = await only(db, "SELECT owner, epoch FROM chat_sessions WHERE session_id = %(id)s", id=session_id)
-        assert tuple(row) == (other.node_id, 2)
+    async with standing_still(db, take_up) as held:
+        await db.execute("UPDATE chat_sessions SET owner = %(owner)s, epoch = epoch + 1", {"owner": theirs})
+    assert held.taken == []
+    assert tuple(await only(db, "SELECT owner, epoch FROM chat_sessions")) == (theirs, 2)
 
 
 async def test_a_restore_goes_in_pages_soonest_deadline_first_and_misses_nobody(db: Postgres) -> None:

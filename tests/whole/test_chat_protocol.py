@@ -325,6 +325,33 @@ async def test_who_reads_nothing_is_closed_and_nobody_else_notices(database_url:
             assert code in {4001, 1006}
 
 
+async def test_a_flood_of_hints_never_costs_a_slow_listener_its_socket(database_url: str, valkey_url: str) -> None:
+    """Typing is worth nothing a second later: it is dropped for who lags, and what was said comes all the same."""
+    async with open_house(
+        database_url, valkey_url, HALO_MESSAGES_PER_10S="10000", HALO_BYTES_PER_S="10000000"
+    ) as house:
+        customer, mitra, session_id = await house.open_pair()
+        async with (
+            joined(house, session_id, customer) as speaker,
+            joined(house, session_id, mitra, receive_buffer=4096) as listener,
+        ):
+            for number in range(60):  # the kernel's buffers are full, and some frames wait
+                assert (await speaker.ask("message", id=f"{number}", body="🌙" * 4000))["type"] == "ack"
+            for number in range(2_200):
+                await speaker.send("typing", on=number % 2 == 0)
+            assert (await speaker.ask("message", id="last", body="still there?"))["seq"] == 61
+            heard: list[int] = []
+            typing = 0
+            while not heard or heard[-1] != 61:
+                told = await listener.receive()
+                typing += told["type"] == "typing"
+                if told["type"] == "message":
+                    heard.append(told["seq"])
+            assert heard == list(range(1, 62))
+            assert typing < 2_200
+            assert (await listener.ask("message", id="answer", body="yes"))["seq"] == 62
+
+
 async def talk_until_gone(speaker: Wire) -> None:
     """Long messages, each acknowledged, until the other side's socket is given up."""
     body = "🌙" * 4000

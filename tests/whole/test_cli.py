@@ -48,6 +48,24 @@ def test_a_database_url_that_libpq_cannot_read_is_a_bad_setting(url: str, says: 
     assert "hid" not in told
 
 
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        (
+            "redis://:hidden@valkey?bogus=1",
+            "HALO_VALKEY_URL has the parameter bogus in a way that redis-py does not take.",
+        ),
+        ("redis://valkey?db=zz", "HALO_VALKEY_URL has the parameter db in a way that redis-py does not take."),
+        ("redis+cluster://valkey", "A cluster needs HALO_VALKEY_PREFIX with a hash tag"),
+    ],
+)
+def test_a_valkey_url_that_cannot_be_used_is_a_bad_setting(url: str, says: str) -> None:
+    status, _, told = run(["serve"], {"HALO_DATABASE_URL": "postgresql://db/halo", "HALO_VALKEY_URL": url})
+    assert (status, told.count("\n")) == (2, 1)
+    assert told.startswith(f"halo: {says}")
+    assert "hidden" not in told
+
+
 @pytest.mark.parametrize("command", [["serve"], ["migrate"], ["token", "--user-type", "mitra"], ["explain", NOBODY]])
 def test_a_database_that_does_not_answer_is_named_without_its_password(command: list[str]) -> None:
     with socket() as taken:  # bound, and nobody listens

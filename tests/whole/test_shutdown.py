@@ -1,5 +1,7 @@
 """Stopping and dying under load: who is connected is told when to return, and nothing that was acknowledged is lost."""
 
+import json
+import socket
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -10,8 +12,10 @@ import trio
 from trio_websocket import ConnectionClosed
 
 from halo.client import NothingCame, Socket
-from halo.demo.stage import Stage
-from tests.whole.house import PATIENCE_SECONDS, House, Person, open_process, open_socket, renewed
+from halo.demo.stage import Stage, open_stage
+from halo.store.postgres import open_postgres
+from tests.whole.house import PATIENCE_SECONDS, House, Person, environment_of, open_process, open_socket, renewed
+from tests.whole.wire import chat_path, open_wire
 
 STOPPED_SECONDS = 5.0
 """SIGTERM to exit, under load (spec 5)."""
@@ -102,6 +106,71 @@ async def test_sigterm_under_load_sends_everybody_away_and_ends_in_time(
         await require_acknowledged(house, speakers)
         await house.require_invariants()
         require_no_errors(stage)
+
+
+async def test_a_balancer_is_told_that_the_node_is_going_away_while_it_drains(
+    database_url: str, valkey_url: str, tmp_path: Path
+) -> None:
+    """The admin listener closes last: somebody who does not say goodbye holds the drain open for a while."""
+    async with open_process(tmp_path, database_url, valkey_url) as (stage, house):
+        customer, _, session_id = await house.open_pair()
+        assert await readiness(stage.ready["admin"]) == (200, "ok")
+        stopped: list[int] = []
+        async with open_wire(house, chat_path(session_id), customer) as wire, trio.open_nursery() as nursery:
+            assert (await wire.receive())["type"] == "welcome"
+
+            async def stop() -> None:
+                stopped.append(await stage.stop())
+
+            nursery.start_soon(stop)
+            assert (await wire.expect("reconnect"))["reason"] == "draining"
+            assert await readiness(stage.ready["admin"]) == (503, "draining")
+            await wire.wait_closed()
+        assert stopped == [0]
+
+
+async def test_a_balancer_is_told_that_the_node_is_starting_until_it_has_taken_up_what_was_left(
+    database_url: str, valkey_url: str, tmp_path: Path
+) -> None:
+    admin = f"127.0.0.1:{a_free_port()}"
+    environment = environment_of(database_url, valkey_url, HALO_ADMIN_BIND=admin)
+    async with (
+        open_postgres(database_url) as db,
+        open_stage(tmp_path / "data", environment) as stage,
+        trio.open_nursery() as nursery,
+    ):
+        async with db.dedicated() as other:
+            await other.execute("BEGIN")
+            await other.execute("LOCK TABLE pairings")  # nothing can be taken up
+            nursery.start_soon(stage.start)
+            with trio.fail_after(PATIENCE_SECONDS):
+                while (told := await readiness(f"http://{admin}")) is None:
+                    await trio.sleep(0.02)
+            assert told == (503, "starting")
+            await other.execute("ROLLBACK")
+        with trio.fail_after(PATIENCE_SECONDS):
+            while await readiness(f"http://{admin}") != (200, "ok"):
+                await trio.sleep(0.02)
+
+
+async def readiness(admin: str) -> tuple[int, str] | None:
+    """What `/readyz` says, or None where nobody listens yet."""
+    host, _, port = admin.removeprefix("http://").rpartition(":")
+    try:
+        stream = await trio.open_tcp_stream(host, int(port))
+    except OSError:
+        return None
+    async with stream:
+        await stream.send_all(f"GET /readyz HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n".encode())
+        answer = b"".join([piece async for piece in stream])
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return int(head.split()[1]), json.loads(body)["status"]
+
+
+def a_free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
 
 
 async def test_a_session_goes_on_after_a_stop_and_a_start(database_url: str, valkey_url: str, tmp_path: Path) -> None:
