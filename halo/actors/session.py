@@ -83,8 +83,9 @@ class SessionActor:
     Error handling: a `Refusal` goes to the asker; `OwnershipLost` and everything unexpected leave `run`.
     """
 
-    __slots__ = ("_alarm", "_alarm_at", "_in_hand", "_last_timer_at", "_owed_ms", "_payment_unseen", "_ports", "_retry_at",
-                 "_stepped_at", "_uncertain", "_unspoken", "audience", "conversation", "mailbox", "retired", "session")  # fmt: skip
+    __slots__ = ("_alarm", "_alarm_at", "_in_hand", "_last_timer_at", "_owed_ms", "_owed_until", "_payment_unseen",
+                 "_ports", "_retry_at", "_stepped_at", "_uncertain", "_unspoken", "audience", "conversation", "mailbox",
+                 "retired", "session")  # fmt: skip
 
     def __init__(self, session: Session, last_seq: int, ports: Ports, stepped_at: Moment = 0) -> None:
         self.session = session
@@ -100,6 +101,8 @@ class SessionActor:
         """Set while something waits for the store to come back: a deadline, a credit, or the outcome of a commit."""
         self._owed_ms: int | None = None
         """Downtime that is not credited yet; nothing else is decided before it is (T3)."""
+        self._owed_until: Moment = 0
+        """The end of what was owed last: two who tell of the same outage must not make it two."""
         self._stepped_at = stepped_at
         """When the last step was decided here: what no clock was kept for before is on the session's accounts already."""
         self._payment_unseen = session.status in {SessionStatus.PENDING_PAYMENT, SessionStatus.EXTENDING}
@@ -142,7 +145,9 @@ class SessionActor:
 
     def owe_downtime(self, since: Moment, until: Moment) -> None:
         """Nobody kept this session's clock meanwhile: credit it before anything else, whatever waits already."""
-        self._owed_ms = (self._owed_ms or 0) + max(0, until - max(since, self._stepped_at))
+        known_until = self._stepped_at if self._owed_ms is None else max(self._stepped_at, self._owed_until)
+        self._owed_ms = (self._owed_ms or 0) + max(0, until - max(since, known_until))
+        self._owed_until = max(until, known_until)
         self.mailbox.put(Due(), urgent=True)
 
     @property

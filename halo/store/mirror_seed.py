@@ -8,7 +8,7 @@ decides when.
 
 import uuid
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from halo.availability import newest
 from halo.clock import Clock, Moment, rfc3339
@@ -27,6 +27,9 @@ DRIFTS = ("online", "deactivated", "waiting", "heartbeats", "capacities")
 
 _Seen: TypeAlias = int
 """What of a mitra lies in the sets that a seed builds anew, as a number: 100,000 tuples would call the collector."""
+
+CATCH_UPS: Final = 5
+"""Passes over what changed meanwhile. Each is short, and what changes for ever the next reseed has."""
 
 
 class Seed:
@@ -83,9 +86,11 @@ class Seed:
             ("SET", keys.standing_since, now, "NX"),
         )
         changed = 0
-        # A catch-up may itself be late: somebody came online between its look and its write.
-        while found := await self._catch_up(seen):
+        for _ in range(CATCH_UPS):  # a catch-up may itself be late: somebody came online between its look and its write
+            found = await self._catch_up(seen)
             changed += found
+            if not found:
+                break
         self.drift = {kind: max(0, found - changed) for kind, found in self.drift.items()}
         return len(seen)
 

@@ -849,10 +849,20 @@ async def test_two_credits_are_both_given(autojump_clock: MockClock) -> None:
     async with open_house(reconnect_grace_seconds=0) as house:
         chat = await house.opens(minutes=1)
         house.node.fails("commit", AWAY)
-        house.loses_clocks_for(10_000)
-        house.loses_clocks_for(5_000)
+        house.registry.credit_downtime(START, START + 10_000)
+        house.registry.credit_downtime(START + 20_000, START + 25_000)
         await trio.sleep(1)
         assert chat.row.deadline_at == START + 75_000
+
+
+async def test_an_outage_that_is_told_of_twice_is_credited_once(autojump_clock: MockClock) -> None:
+    """A session that was found late owes it from its opening on, and then the beat comes back and tells of it as well."""
+    async with open_house(reconnect_grace_seconds=0) as house:
+        chat = await house.opens(minutes=1)
+        house.registry.credit_downtime(START + 5_000, START + 30_000)
+        house.registry.credit_downtime(START, START + 31_000)
+        await settle()
+        assert chat.row.deadline_at == START + 60_000 + 26_000
 
 
 async def test_a_credit_for_a_session_that_turns_out_to_have_ended_is_nothing(autojump_clock: MockClock) -> None:

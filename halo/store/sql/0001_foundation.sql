@@ -60,7 +60,7 @@ CREATE TABLE mitras (
     capacity_version bigint NOT NULL DEFAULT 0,
     idle_since timestamptz NOT NULL DEFAULT now(),
     created_at timestamptz NOT NULL DEFAULT now()
-);
+) WITH (fillfactor = 50); -- each cycle of the heartbeat mirror updates the rows of all who are online, in place where there is room
 CREATE INDEX mitras_online ON mitras (idle_since) WHERE is_online AND is_active;
 
 CREATE TABLE auth_sessions (
