@@ -111,7 +111,9 @@ class Socket:
     async def ask(self, type_: str, **fields: Any) -> Frame:
         """Send, and wait for this frame's own `ack`, `refused` or `pong`."""
         frame_id = await self.send(type_, **fields)
-        return await self.expect(lambda frame: frame.get("id") == frame_id and frame["type"] in {"ack", "refused", "pong"})
+        return await self.expect(
+            lambda frame: frame.get("id") == frame_id and frame["type"] in {"ack", "refused", "pong"}
+        )
 
     async def expect(self, wanted: str | Callable[[Frame], bool], seconds: float = EXPECT_SECONDS) -> Frame:
         """The first frame of that type (or that fits) that was not taken yet; earlier ones stay for others to expect.
@@ -128,7 +130,9 @@ class Socket:
                 if self.closed_with is not None:
                     break
                 await self._arrived.wait()
-        raise NothingCame(f"{wanted} did not come; closed with {self.closed_with}; came: {[frame['type'] for frame in self.frames]}")
+        raise NothingCame(
+            f"{wanted} did not come; closed with {self.closed_with}; came: {[frame['type'] for frame in self.frames]}"
+        )
 
     async def wait_closed(self, seconds: float = EXPECT_SECONDS) -> int:
         """The close code. Raises NothingCame."""

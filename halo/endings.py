@@ -72,7 +72,9 @@ def _end(session: Session, at: Moment, reason: EndReason, time_left: TimeLeft, *
     if session.status is SessionStatus.PENDING_PAYMENT:
         # Nothing was charged yet; failed now, so that money which arrives late is refunded whole.
         why = _UNPAID.get(reason, FailureCause.SESSION_ENDED)
-        expected = PaymentStatus.PENDING if reason is EndReason.PAYMENT_TIMEOUT else None  # money that came just now is not late
+        expected = (
+            PaymentStatus.PENDING if reason is EndReason.PAYMENT_TIMEOUT else None
+        )  # money that came just now is not late
         effects += [
             FailPayment(payment_request_id=session.payment_request_id, cause=why, expected=expected),
             RecordFailure(cause=why, extension_id=None),

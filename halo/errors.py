@@ -21,7 +21,9 @@ class Refusal(Exception):
     status = 400
     retryable = False
 
-    def __init__(self, message: str | None = None, *, errors: Sequence[Mapping[str, str]] = (), retry_after_ms: int | None = None) -> None:
+    def __init__(
+        self, message: str | None = None, *, errors: Sequence[Mapping[str, str]] = (), retry_after_ms: int | None = None
+    ) -> None:
         self.message = message or (type(self).__doc__ or "").strip()
         self.errors = tuple(errors)
         """What is wrong, field by field: `{"field": …, "message": …}`."""

@@ -34,7 +34,9 @@ async def explain_session(db: Postgres, session_id: str, *, as_json: bool = Fals
             }
             for step in steps
         ]
-        return json.dumps({"session_id": session_id, "status": session.status, "end_reason": session.end_reason, "timeline": told})
+        return json.dumps(
+            {"session_id": session_id, "status": session.status, "end_reason": session.end_reason, "timeline": told}
+        )
     lines = [
         f"session {session_id}: {session.status}" + (f" ({session.end_reason})" if session.end_reason else ""),
         f"{_accounts(session)}; {session.paid_amount} {session.currency} charged; {stored.last_seq} messages",
@@ -44,7 +46,9 @@ async def explain_session(db: Postgres, session_id: str, *, as_json: bool = Fals
 
 
 def _accounts(session: Session) -> str:
-    served, refunded, forfeited = (part / 1000 for part in (session.served_ms, session.refunded_ms, session.forfeited_ms))
+    served, refunded, forfeited = (
+        part / 1000 for part in (session.served_ms, session.refunded_ms, session.forfeited_ms)
+    )
     left = session.remaining_ms / 1000
     return f"paid {session.paid_ms / 1000:g} s = served {served:g} + refunded {refunded:g} + forfeited {forfeited:g} + remaining {left:g}"
 
@@ -52,4 +56,6 @@ def _accounts(session: Session) -> str:
 def _sentence(step: Any) -> str:
     way = step.to_status if step.from_status in {None, step.to_status} else f"{step.from_status} → {step.to_status}"
     evidence = ", ".join(f"{key} {value}" for key, value in step.evidence.items())
-    return f"{rfc3339(step.at)}  {step.event:<20} {way:<24} because {step.cause}" + (f"  [{evidence}]" if evidence else "")
+    return f"{rfc3339(step.at)}  {step.event:<20} {way:<24} because {step.cause}" + (
+        f"  [{evidence}]" if evidence else ""
+    )

@@ -51,7 +51,9 @@ class Figures(Collector):
             if status is not SessionStatus.ENDED:
                 sessions.add_metric([status.value], count[status])
         yield sessions
-        faults = CounterMetricFamily("halo_connection_faults", "Faults that a connection's guard caught.", labels=["listener", "fault"])
+        faults = CounterMetricFamily(
+            "halo_connection_faults", "Faults that a connection's guard caught.", labels=["listener", "fault"]
+        )
         for listener, counted in self._faults.items():
             for fault, times in counted.items():
                 faults.add_metric([listener, fault], times)

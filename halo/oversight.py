@@ -40,10 +40,17 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     mitras_total: int
     mitras_online: Annotated[
         int,
-        Meta(description="who said that they are online; more than available, for some of them are silent or have no room"),
+        Meta(
+            description="who said that they are online; more than available, for some of them are silent or have no room"
+        ),
     ]
     mitras_deactivated: int
-    mitras_available: Annotated[int, Meta(description="online, active, reachable and with room: the same number as the beacon's, at most some seconds old")]
+    mitras_available: Annotated[
+        int,
+        Meta(
+            description="online, active, reachable and with room: the same number as the beacon's, at most some seconds old"
+        ),
+    ]
     pairings_searching: int
     pairing_failures_24h: Annotated[Mapping[str, int], Meta(description="by cause")]
     refunds_due: Annotated[Mapping[str, int], Meta(description="minor units by currency")]

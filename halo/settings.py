@@ -105,9 +105,9 @@ class Settings:
     admin_key: str | None = _row(
         "HALO_ADMIN_KEY",
         None,
-        "≥ 8 characters",
+        "≥ 16 characters",
         "Opens the operators' API; without it that API stays closed.",
-        parsing.text_of(8),
+        parsing.text_of(16),
         make=secrets.token,
     )
     admin_password: str | None = _row(

@@ -15,5 +15,9 @@ def next_timer(session: Session, last_timer_at: Moment, config: LiveConfig) -> M
     if expires_at is None:
         return None
     moments = [last_timer_at + config.session_timer_interval_seconds * 1000]
-    moments += [warning for seconds in config.session_warning_seconds if (warning := expires_at - seconds * 1000) > last_timer_at]
+    moments += [
+        warning
+        for seconds in config.session_warning_seconds
+        if (warning := expires_at - seconds * 1000) > last_timer_at
+    ]
     return min(moments)

@@ -46,7 +46,11 @@ class Stage:
         """Returns when the server is ready. Raises ServerDidNotStart."""
         with self.log.open("ab") as log:
             self._process = await trio.lowlevel.open_process(
-                [sys.executable, "-m", "halo", "serve"], env=self._environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log
+                [sys.executable, "-m", "halo", "serve"],
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
             )
         assert self._process.stdout is not None  # a pipe was asked for
         line = b""

@@ -76,7 +76,9 @@ async def play(teller: Teller, keep: bool = False) -> int:
     except (DidNotHold, NothingCame, CallRefused, ServerDidNotStart, httpx.TransportError) as failure:
         teller.failed(f"{type(failure).__name__}: {failure}")
     except BaseExceptionGroup as group:
-        expected, rest = group.split((DidNotHold, NothingCame, CallRefused, ServerDidNotStart, httpx.TransportError, OSError))
+        expected, rest = group.split(
+            (DidNotHold, NothingCame, CallRefused, ServerDidNotStart, httpx.TransportError, OSError)
+        )
         if rest is not None or expected is None:
             raise
         teller.failed("; ".join(f"{type(leaf).__name__}: {leaf}" for leaf in _leaves(expected)))
@@ -110,8 +112,12 @@ class _Play:
         tell = self._teller
         tell.scene("A server is started, with a real Postgres and a real Valkey of its own")
         await self._stage.start()
-        tell.step(f"ready: {self._stage.ready['ws']}, {self._stage.ready['api']}; a paid minute lasts {MINUTE_SECONDS} s here")
-        async with open_api(self._stage.ready["admin"], {"Authorization": f"Bearer {self._stage.secret('admin_key')}"}) as admin:
+        tell.step(
+            f"ready: {self._stage.ready['ws']}, {self._stage.ready['api']}; a paid minute lasts {MINUTE_SECONDS} s here"
+        )
+        async with open_api(
+            self._stage.ready["admin"], {"Authorization": f"Bearer {self._stage.secret('admin_key')}"}
+        ) as admin:
             await admin.call("PATCH", "/api/config", CONFIG)
         customer, mitra = await self._introduce()
         await self._pair(customer, mitra)
@@ -157,8 +163,12 @@ class _Play:
             await lobby.send("heartbeat")
             tell.step("Budi is online in the lobby")
             payment = await self._pay(api, duration_minutes=MINUTES, is_first_session_discount=True)
-            tell.step(f"Sari pays {payment['amount']} {payment['currency']} for {MINUTES} minutes (first-session discount)")
-            pairing = await api.post("/api/pairings", {"payment_request_id": payment["id"], "topic_sensitivity": "regular"})
+            tell.step(
+                f"Sari pays {payment['amount']} {payment['currency']} for {MINUTES} minutes (first-session discount)"
+            )
+            pairing = await api.post(
+                "/api/pairings", {"payment_request_id": payment["id"], "topic_sensitivity": "regular"}
+            )
             offer = await lobby.expect("offer")
             accepted = await lobby.ask("offer_accept", offer_id=offer["offer_id"])
             self._session_id = accepted["session_id"]
@@ -193,7 +203,9 @@ class _Play:
             tell.step(f"the server warns: {timer['remaining_seconds']} s are left")
 
             tell.scene("More time, accepted")
-            payment = await self._pay(api, duration_minutes=EXTENSION_MINUTES, is_extension=True, session_id=self._session_id)
+            payment = await self._pay(
+                api, duration_minutes=EXTENSION_MINUTES, is_extension=True, session_id=self._session_id
+            )
             before = (await api.get(f"/api/chat/{self._session_id}/info"))["session"]["remaining_seconds"]
             await self._request(sari, budi, payment)
             refused = await sari.ask("message", body="Can you hear me?")
@@ -202,16 +214,25 @@ class _Play:
             await self._answer(sari, budi, accepted=True)
             after = (await api.get(f"/api/chat/{self._session_id}/info"))["session"]["remaining_seconds"]
             granted = EXTENSION_MINUTES * MINUTE_SECONDS
-            hold(abs(after - before - granted) <= 2, f"{before} s were left, {granted} s were bought, {after} s are left")
+            hold(
+                abs(after - before - granted) <= 2, f"{before} s were left, {granted} s were bought, {after} s are left"
+            )
             tell.step(f"{before} s were left, {granted} s were bought, {after} s are left")
 
             tell.scene("More time, refused")
-            payment = await self._pay(api, duration_minutes=EXTENSION_MINUTES, is_extension=True, session_id=self._session_id)
+            payment = await self._pay(
+                api, duration_minutes=EXTENSION_MINUTES, is_extension=True, session_id=self._session_id
+            )
             await self._request(sari, budi, payment)
             await self._answer(sari, budi, accepted=False)
             failed = await api.get(f"/api/payments/{payment['id']}")
-            hold((failed["status"], failed["failure_cause"]) == ("failed", "extension_rejected"), f"the payment is {failed}")
-            tell.step("Budi refuses: nothing is charged, the refund is due, and the session goes on with all the time left")
+            hold(
+                (failed["status"], failed["failure_cause"]) == ("failed", "extension_rejected"),
+                f"the payment is {failed}",
+            )
+            tell.step(
+                "Budi refuses: nothing is charged, the refund is due, and the session goes on with all the time left"
+            )
 
             tell.scene("The server is killed")
             await self._say(customer, sari, mitra, budi, "Something is wrong with my connection")
@@ -227,7 +248,9 @@ class _Play:
         hold(asked["type"] == "ack", f"the request was refused: {asked}")
         await sari.expect("session_paused")
         await budi.expect("session_paused")
-        self._teller.step(f"Sari asks for {EXTENSION_MINUTES} more minutes at {payment['amount']} {payment['currency']}; the chat pauses")
+        self._teller.step(
+            f"Sari asks for {EXTENSION_MINUTES} more minutes at {payment['amount']} {payment['currency']}; the chat pauses"
+        )
 
     async def _answer(self, sari: Socket, budi: Socket, *, accepted: bool) -> None:
         request = await budi.expect("extension_request")

@@ -35,4 +35,6 @@ class Teller:
         if self._as_json:
             click.echo(json.dumps({"seconds": round(self.seconds, 3), "failed": sentence}), file=self._out)
         else:
-            click.echo(click.style(f"  {self.seconds:6.2f} s  did not hold: {sentence}", fg="red", bold=True), file=self._out)
+            click.echo(
+                click.style(f"  {self.seconds:6.2f} s  did not hold: {sentence}", fg="red", bold=True), file=self._out
+            )

@@ -43,7 +43,12 @@ _ALIVE: Final = {
 }
 """A peer that vanished without a word is found after 10 to 25 s instead of two hours; deadlines cover the time before."""
 
-_ALIVE_THERE: Final = {"tcp_keepalives_idle": 10, "tcp_keepalives_interval": 5, "tcp_keepalives_count": 3, "tcp_user_timeout": 10_000}
+_ALIVE_THERE: Final = {
+    "tcp_keepalives_idle": 10,
+    "tcp_keepalives_interval": 5,
+    "tcp_keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
 """The same from the server's side: the locks of a node that lost its power must not live on for two hours."""
 
 _TRANSACTION_TIMEOUT_SINCE: Final = 170_000
@@ -82,7 +87,11 @@ async def _limit_transactions(connection: TrioConnection, limits: Limits) -> Non
 async def _addresses(url: str, limits: Limits) -> list[str]:
     """One connection string for each address behind the URL, in its order."""
     given = conninfo_to_dict(url)
-    settings = {name: value for name, value in limits.items() if name != "transaction_timeout"} | {"timezone": "UTC"} | _ALIVE_THERE
+    settings = (
+        {name: value for name, value in limits.items() if name != "transaction_timeout"}
+        | {"timezone": "UTC"}
+        | _ALIVE_THERE
+    )
     options = " ".join(
         [str(given.get("options") or ""), *(f"-c {name}={value}" for name, value in settings.items())]
     ).strip()

@@ -119,7 +119,9 @@ class NodeLease:
                 await connection.fetch_all(SQL["wake_lock"], lock)
             await trio.sleep(RECONNECT_SECONDS)
 
-    async def _beat(self, connection: Dedicated, on_gap: Callable[[Moment, Moment], None], owes: Callable[[], bool]) -> None:
+    async def _beat(
+        self, connection: Dedicated, on_gap: Callable[[Moment, Moment], None], owes: Callable[[], bool]
+    ) -> None:
         asked_at, asked_time, gap_ms = self._clock.now(), trio.current_time(), self._gap_ms()
         if not owes():
             self._gap_since = None

@@ -497,9 +497,7 @@ def test_silence_is_a_yes_only_from_a_mitra_who_is_online_and_fresh_and_connecte
     else:
         story.is_(ACTIVE, extensions_accepted=0).keeps(paid=10, served=4, remaining=6).because("safeguard_tripped")
         cause = FailureCause.EXTENSION_SAFEGUARD_TRIPPED
-        assert FailPayment(
-            payment_request_id=EXTENSION_PAYMENT, cause=cause, expected=PaymentStatus.CONFIRMED
-        ) in (
+        assert FailPayment(payment_request_id=EXTENSION_PAYMENT, cause=cause, expected=PaymentStatus.CONFIRMED) in (
             story.step.effects
         )
         assert not any(isinstance(effect, ConsumePayment) for effect in story.step.effects)

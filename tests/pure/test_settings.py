@@ -299,7 +299,7 @@ class TestSecrets:
 
     def test_never_show_in_repr(self) -> None:
         urls = {"HALO_DATABASE_URL": "postgresql://halo:hidden@db/halo", "HALO_VALKEY_URL": "redis://:hidden@valkey"}
-        shown = repr(read(urls | {"HALO_ADMIN_KEY": "hidden-key", "HALO_ADMIN_PASSWORD": "hidden-word"}))
+        shown = repr(read(urls | {"HALO_ADMIN_KEY": "hidden-key-of-sixteen", "HALO_ADMIN_PASSWORD": "hidden-word"}))
         assert "hidden" not in shown
         assert not any(secret in shown for secret in SECRETS.values())
         assert "8800" in shown

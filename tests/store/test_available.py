@@ -389,6 +389,7 @@ async def test_heartbeats_and_readers_cost_postgres_no_statement_while_valkey_an
     mitra_ids = [await house.add_mitra() for _ in range(50)]
     await house.mirror.seed()
     readers = house.readers()
+    before = -1
     for turn in range(5):
         before, failures = house.db.pool.statements, house.valkey.failures
         async with trio.open_nursery() as nursery:
