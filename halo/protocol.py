@@ -1,17 +1,14 @@
-"""Every frame of the chat and lobby sockets, in and out, as typed structs; decoding and encoding.
+"""Every frame of the chat and lobby sockets, in and out, as typed structs.
 
-The structs are the contract of spec 4: what decodes here is what `asyncapi.json` describes, because it is generated from them.
-Decoding never lets anything through that JSON text cannot carry into Postgres (lone surrogates fail in UTF-8, U+0000 is
-refused here), and never raises anything but a `Refusal`. No I/O, no clock. Read next: `halo/net/connection.py`.
+The structs are the contract of spec 4: what is decoded into them is what `asyncapi.json` describes, because it is generated from them.
+A field here is a promise to apps and is never renamed. No I/O, no clock. Read next: `halo/decoding.py`.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, TypeAlias, get_args
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
-
-from halo.errors import FrameMalformed, UnknownFrameType, ValidationFailed
 
 ID_CHARACTERS_MAX = 64
 ClientId: TypeAlias = Annotated[
@@ -376,75 +373,3 @@ _encode = msgspec.json.Encoder().encode
 def encode(frame: Frame) -> bytes:
     """The frame as UTF-8 JSON, `type` first."""
     return _encode(frame)
-
-
-class _Envelope(msgspec.Struct):
-    """What is looked for in a frame that did not decode: who it is, and which request it was."""
-
-    type: str | None = None
-    id: object = None
-
-
-_NUL_ESCAPE = "\\u0000"
-"""JSON text can carry U+0000 only as this escape; six bytes are cheap to look for, field by field is not."""
-
-_envelope = msgspec.json.Decoder(_Envelope)
-
-
-def _echoable(frame_id: object) -> str | None:
-    """The client's `id`, if it is one that a refusal can carry back."""
-    if isinstance(frame_id, str) and 1 <= len(frame_id) <= ID_CHARACTERS_MAX and "\0" not in frame_id:
-        return frame_id
-    return None
-
-
-class FrameDecoder:
-    """Decodes the text frames of one kind of socket.
-
-    `decode` raises `FrameMalformed` (a strike), `UnknownFrameType` or `ValidationFailed` (no strike); the frame's own `id`, where it
-    could be read, is on the exception as `frame_id` so that the refusal can name it.
-    """
-
-    CHAT: ClassVar["FrameDecoder"]
-    LOBBY: ClassVar["FrameDecoder"]
-
-    def __init__(self, union: object) -> None:
-        self._decode = msgspec.json.Decoder(union, strict=True).decode
-        self._types = {member.__struct_config__.tag for member in get_args(union)}
-
-    def decode(self, text: str) -> ChatFrame | LobbyFrame:
-        try:
-            frame: ChatFrame | LobbyFrame = self._decode(text)
-        except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
-            raise self._explain(text, error) from None
-        if _NUL_ESCAPE in text and any(isinstance(v, str) and "\0" in v for v in msgspec.structs.astuple(frame)):
-            frame_id = _echoable(getattr(frame, "id", None))
-            raise FrameRefused(
-                ValidationFailed("The character U+0000 is not accepted."), frame_id
-            )  # Postgres text has none
-        return frame
-
-    def _explain(self, text: str, error: Exception) -> "FrameRefused":
-        try:
-            envelope = _envelope.decode(text)
-        except (msgspec.MsgspecError, RecursionError, UnicodeError):
-            return FrameRefused(FrameMalformed(), None)
-        frame_id = _echoable(envelope.id)
-        if envelope.type is None:
-            return FrameRefused(FrameMalformed(), frame_id)
-        if envelope.type not in self._types:
-            return FrameRefused(UnknownFrameType(), frame_id)
-        return FrameRefused(ValidationFailed(str(error)), frame_id)
-
-
-class FrameRefused(Exception):
-    """A frame that was not taken: why, and the `id` it carried if that could be read."""
-
-    def __init__(self, refusal: FrameMalformed | UnknownFrameType | ValidationFailed, frame_id: str | None) -> None:
-        self.refusal = refusal
-        self.frame_id = frame_id
-        super().__init__(refusal.message)
-
-
-FrameDecoder.CHAT = FrameDecoder(ChatFrame)
-FrameDecoder.LOBBY = FrameDecoder(LobbyFrame)

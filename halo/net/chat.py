@@ -15,6 +15,7 @@ from halo.actors.commands import AnswerExtension, CancelExtension, End, RequestE
 from halo.actors.conversation import message_frame
 from halo.actors.session import SessionActor
 from halo.clock import Clock, Moment, rfc3339
+from halo.decoding import FrameDecoder
 from halo.errors import Forbidden, NotFound, Refusal, ValidationFailed
 from halo.events import EndedBy
 from halo.extension import Asked
@@ -23,7 +24,6 @@ from halo.net.connections import PING_SECONDS, Connections
 from halo.net.handshake import OpenWebSocket
 from halo.net.stream import SocketStream
 from halo.net.tokens import Identity, Tokens
-from halo.protocol import FrameDecoder
 from halo.session import Extension, Party, extension_state
 
 HISTORY_PAGE: Final = 200

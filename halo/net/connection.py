@@ -15,12 +15,12 @@ from trio_websocket import ConnectionClosed
 
 from halo import protocol
 from halo.clock import Clock, Moment, rfc3339
+from halo.decoding import FrameDecoder, FrameRefused
 from halo.errors import FrameMalformed, RateLimited, Refusal, Unauthenticated
 from halo.net.handshake import OpenWebSocket
 from halo.net.limits import Rate, TokenBucket
 from halo.net.stream import PING_FRAME, SocketStream, websocket_text_frame
 from halo.net.tokens import Identity, Tokens
-from halo.protocol import FrameDecoder, FrameRefused
 
 CLOSE_DONE: Final = 1000
 CLOSE_BINARY: Final = 1003

@@ -11,6 +11,7 @@ from typing import Final, Protocol
 from halo import protocol
 from halo.actors.commands import View
 from halo.clock import Clock, Moment, rfc3339
+from halo.decoding import FrameDecoder
 from halo.errors import Forbidden
 from halo.net.connection import Connection, Limits
 from halo.net.connections import Connections
@@ -18,7 +19,6 @@ from halo.net.handshake import OpenWebSocket
 from halo.net.stream import SocketStream
 from halo.net.tokens import Identity, Tokens
 from halo.pairing import PairingView
-from halo.protocol import FrameDecoder
 from halo.session import Party
 
 HEARTBEAT_SECONDS: Final = 30

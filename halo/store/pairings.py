@@ -18,6 +18,7 @@ from halo.payment import Payment, PaymentStatus
 from halo.session import FailureCause
 from halo.store.connection import Values
 from halo.store.nodes import LOCK_CLASS
+from halo.store.payments import payment_of
 from halo.store.postgres import Postgres, Transaction
 from halo.store.queries import load_queries
 
@@ -167,20 +168,7 @@ async def lock_payment(tx: Transaction, payment_request_id: str) -> Payment | No
     if row is None:
         return None
     use = await tx.fetch_one(SQL["check_use"], {"payment_request_id": payment_request_id})
-    return Payment(
-        payment_request_id=row.payment_request_id,
-        customer_id=row.customer_id,
-        session_id=row.session_id,
-        status=PaymentStatus(row.status),
-        amount=row.amount,
-        currency=row.currency,
-        duration_minutes=row.duration_minutes,
-        is_extension=row.is_extension,
-        is_first_session_discount=row.is_first_session_discount,
-        failure_cause=row.failure_cause,
-        created_at=row.created_at,
-        in_use=use is not None and use.in_use,
-    )
+    return payment_of(row, in_use=use is not None and use.in_use)
 
 
 async def lock_pairing(tx: Transaction, pairing_id: str) -> PairingStatus:

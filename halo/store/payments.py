@@ -290,10 +290,8 @@ async def fail_payment(tx: Transaction, payment_request_id: str, cause: str, at:
     return await tx.execute(*failure(payment_request_id, cause, at)) == 1
 
 
-async def _find(source: Postgres | Transaction, payment_request_id: str) -> Payment | None:
-    row = await source.fetch_one(SQL["find_payment"], {"payment_request_id": payment_request_id})
-    if row is None:
-        return None
+def payment_of(row: Any, *, in_use: bool) -> Payment:
+    """A row of `payment_requests` as a value."""
     return Payment(
         payment_request_id=row.payment_request_id,
         customer_id=row.customer_id,
@@ -306,8 +304,15 @@ async def _find(source: Postgres | Transaction, payment_request_id: str) -> Paym
         is_first_session_discount=row.is_first_session_discount,
         failure_cause=row.failure_cause,
         created_at=row.created_at,
-        in_use=row.in_use,
+        in_use=in_use,
     )
+
+
+async def _find(source: Postgres | Transaction, payment_request_id: str) -> Payment | None:
+    row = await source.fetch_one(SQL["find_payment"], {"payment_request_id": payment_request_id})
+    if row is None:
+        return None
+    return payment_of(row, in_use=row.in_use)
 
 
 async def _load(tx: Transaction, payment_request_id: str) -> Payment:

@@ -14,11 +14,11 @@ from trio.testing import MockClock
 
 from halo import protocol
 from halo.clock import Clock
+from halo.decoding import FrameDecoder
 from halo.net.connection import Connection, Limits
 from halo.net.connections import PING_SECONDS, PONG_SECONDS, Connections
 from halo.net.stream import PING_FRAME, SocketStream
 from halo.net.tokens import Identity, Tokens
-from halo.protocol import FrameDecoder
 from halo.session import Party
 
 START = 1_795_521_600_000

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halo import protocol
+from halo.decoding import FrameDecoder, FrameRefused
 from halo.errors import FrameMalformed, Refusal, UnknownFrameType, ValidationFailed
-from halo.protocol import ChatFrame, ChatServerFrame, FrameDecoder, FrameRefused, LobbyFrame, LobbyServerFrame, encode
+from halo.protocol import ChatFrame, ChatServerFrame, LobbyFrame, LobbyServerFrame, encode
 
 A = str(UUID(int=0xA))
 B = str(UUID(int=0xB))
