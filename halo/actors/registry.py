@@ -114,13 +114,13 @@ class Registry:
         """
         count = await self._keep_strays()
         while page := await self._ownership.take_up(TAKE_UP_PAGE):
-            for stored in await self._credited(page):
-                self._start(stored)
+            for stored, credited_at in await self._credited(page):
+                self._start_late(stored, credited_at)
                 await trio.lowlevel.checkpoint()
             count += len(page)
         return count
 
-    async def _credited(self, page: Sequence[TakenUp]) -> list[StoredSession]:
+    async def _credited(self, page: Sequence[TakenUp]) -> list[tuple[StoredSession, Moment]]:
         """The sessions of `page` with their downtime made good, in one transaction: nobody is connected yet who could be told.
 
         Where that cannot be had each is started as it is, and owes it.
@@ -139,7 +139,7 @@ class Registry:
         except (StepOvertaken, StoreUnavailable):
             await self._keep_strays()  # it may have been done all the same: only the rows know what is still owed
             return []
-        return [_Taken(credit.session, taken.stored.last_seq) for credit, taken in zip(owed, page, strict=True)]
+        return [(_Taken(credit.session, taken.stored.last_seq), now) for credit, taken in zip(owed, page, strict=True)]
 
     async def _keep_strays(self) -> int:
         """Start who is ours and has no actor; each owes the downtime since its row was written."""
@@ -153,12 +153,14 @@ class Registry:
     async def opened(self, decided: Step) -> None:
         """Start the actor of a session that has just been committed."""
         if decided.session.session_id not in self._actors:
-            actor = self._start(_Taken(decided.session, 0), decided.at)
-            if (
-                late := self._ports.clock.now()
-            ) - decided.at > LATE_MS:  # the answer of its commit was lost for a while
-                actor.owe_downtime(decided.at, late)
+            self._start_late(_Taken(decided.session, 0), decided.at)
         self._ports.outside.capacity_changed(decided.session.mitra_id)
+
+    def _start_late(self, stored: StoredSession, stepped_at: Moment) -> None:
+        """Start an actor some time after the step that it begins with: what the commit or its lost answer took long is made up for."""
+        actor = self._start(stored, stepped_at)
+        if (late := self._ports.clock.now()) - stepped_at > LATE_MS:
+            actor.owe_downtime(stepped_at, late)
 
     def _start(self, stored: StoredSession, stepped_at: Moment = 0) -> SessionActor:
         actor = SessionActor(stored.session, stored.last_seq, self._ports, stepped_at)

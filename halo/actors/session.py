@@ -71,6 +71,9 @@ OVERTAKEN_MAX = 5
 """A step that is overtaken so often in a row meets a fault, not a competitor."""
 AWAY_RETRY_MS = 250
 """How soon a deadline that met an unreachable store is tried again: recovery must show within 2 s."""
+TURN_PATIENCE_SECONDS = 0.5
+"""How long a session's mailbox may stand still for work that nobody asked for."""
+TURN_RETRY_MS = 1_000
 CLOSE_DONE, CLOSE_COME_BACK = 1000, 4000
 LOBBY_FRAMES = (protocol.ExtensionRequest, protocol.SessionStarted)
 """What a participant who is not on this chat hears in the lobby (spec 4)."""
@@ -273,9 +276,9 @@ class SessionActor:
                 ):  # it may have been done: a deadline of it must not wait for the next thing that happens
                     self._ring_soon()
 
-    def _ring_soon(self) -> None:
+    def _ring_soon(self, after_ms: int = AWAY_RETRY_MS) -> None:
         """The store is away: a deadline, a credit, a payment or a commit must not be lost to that (spec 2)."""
-        self._retry_at = self._ports.clock.now() + AWAY_RETRY_MS
+        self._retry_at = self._ports.clock.now() + after_ms
         self._set_alarm()
 
     async def _request_extension(self, item: RequestExtension) -> Extension:
@@ -348,15 +351,35 @@ class SessionActor:
 
     async def _on_alarm(self) -> None:
         self._retry_at = None
-        if self._uncertain or self._owed_ms is not None or self._payment_unseen or self._is_due():
-            async with self._ports.turns:
-                await self._catch_up()
+        if (
+            self._uncertain or self._owed_ms is not None or self._payment_unseen or self._is_due()
+        ) and not await self._take_turn():
+            return
         timer = next_timer(self.session, self._last_timer_at, self._ports.facts.config())
         now = self._ports.clock.now()
         if timer is not None and now >= timer and not self._is_due():
             self._last_timer_at = now
             self.audience.send(timer_frame(self.session, now))
         self._set_alarm()
+
+    async def _take_turn(self) -> bool:
+        """Catch up when it is this session's turn; False when it has to wait, for what people ask for must not wait with it."""
+        turns, lease = self._ports.turns, self._ports.lease
+        with trio.move_on_after(TURN_PATIENCE_SECONDS) as patience:
+            await turns.acquire()
+        if patience.cancelled_caught:
+            self._ring_soon(TURN_RETRY_MS)
+            return False
+        try:
+            if (
+                self._owed_ms is None and not lease.keeps_clocks()
+            ):  # the store is away: the line in front of it must not be long
+                self._ring_soon()
+                return False
+            await self._catch_up()
+        finally:
+            turns.release()
+        return True
 
     def _is_due(self) -> bool:
         return self.session.deadline_at is not None and self._ports.clock.now() >= self.session.deadline_at

@@ -17,6 +17,7 @@ from halo.clock import Moment
 from halo.errors import StepOvertaken, StoreUnavailable
 from halo.store.postgres import HotStatement, Postgres
 from halo.store.queries import load_queries
+from halo.store.values import Value
 
 SQL = load_queries("journal")
 
@@ -141,14 +142,17 @@ class Journal:
         elif written < 0:  # nothing was kept: one session's trouble must not be everybody's
             for batch in batches:
                 await self._write(statement, [batch])
-        else:  # some session has another owner; whoever still has its epoch had it then, since epochs never go back
+        else:  # some session has another owner, or stands still by now: a batch is there whole, or not at all
             self.rows += written
-            rows = await self._db.fetch_all(
-                SQL["list_epochs"], {"session_ids": [batch.session_id for batch in batches]}
-            )
-            epochs = {row.session_id: row.epoch for row in rows}
+            last: dict[str, Value] = {
+                "session_ids": [batch.session_id for batch in batches],
+                "seqs": [batch.rows[-1].seq for batch in batches],
+            }
+            there = {
+                (row.session_id, row.sender, row.id) for row in await self._db.fetch_all(SQL["list_written"], last)
+            }
             for batch in batches:
-                if epochs.get(batch.session_id) != batch.epoch:
+                if (batch.session_id, batch.rows[-1].sender, batch.rows[-1].id) not in there:
                     batch.failure = StepOvertaken("messages")
 
     def _fail_waiting(self, away: StoreUnavailable) -> None:

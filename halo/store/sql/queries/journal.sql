@@ -8,5 +8,8 @@ FROM unnest(%(session_ids)s::uuid[], %(epochs)s::bigint[], %(seqs)s::bigint[], %
             %(ats)s::timestamptz[]) AS m (session_id, epoch, seq, sender, id, body, at)
 JOIN chat_sessions s ON s.session_id = m.session_id AND s.epoch = m.epoch AND s.status IN ('active', 'closing')
 
--- name: list_epochs
-SELECT session_id, epoch FROM chat_sessions WHERE session_id = ANY(%(session_ids)s::uuid[]) AND status IN ('active', 'closing')
+-- name: list_written
+-- Which of these messages are there, and whose they are.
+SELECT m.session_id, m.sender, m.id
+FROM unnest(%(session_ids)s::uuid[], %(seqs)s::bigint[]) AS w (session_id, seq)
+JOIN messages m ON m.session_id = w.session_id AND m.seq = w.seq
