@@ -787,8 +787,10 @@ async def test_of_many_deadlines_at_once_only_some_are_under_way(autojump_clock:
         asked_at = trio.current_time()
         await asker.asks()
         assert trio.current_time() - asked_at < 2
-        await trio.sleep(2.5 * len(chats) / UNASKED_AT_ONCE)  # who waited for half a second lets its people go first, and comes again
-        assert {chat.row.status for chat in chats} == {CLOSING}
+        await trio.sleep(
+            2.5 * len(chats) / UNASKED_AT_ONCE
+        )  # who waited for half a second lets its people go first, and comes again
+        assert {chat.row.status for chat in chats} <= {CLOSING, ENDED}
         assert most == UNASKED_AT_ONCE + 1  # and the one who asked
 
 
