@@ -35,12 +35,12 @@ NAMESPACE: Final = UUID("6a1f0c1e-6d0b-5c55-9f0e-2f4e7b1d9a37")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fresh:
-    """The key is ours: do the request. `began_at` is the fence: who was taken over can no longer finish."""
+    """The key is ours: do the request. `held_by` is the fence, made up for each take: who was taken over can no longer finish."""
 
     user_id: str
     route: str
     key: str
-    began_at: Moment
+    held_by: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,18 +76,19 @@ class Idempotency:
                     }
                 ],
             )
+        held_by = str(uuid4())
         place: dict[str, Value] = {
             "user_id": user_id,
             "route": route,
             "key": key,
             "body_hash": body_hash,
+            "held_by": held_by,
             "takeover_ms": TAKEOVER_MS,
         }
 
         async def write(tx: Transaction) -> Fresh | Repeated:
-            taken = await tx.fetch_one(SQL["begin"], place)
-            if taken is not None:
-                return Fresh(user_id=user_id, route=route, key=key, began_at=taken.began_at)
+            if await tx.execute(SQL["begin"], place) == 1:
+                return Fresh(user_id=user_id, route=route, key=key, held_by=held_by)
             found = await tx.fetch_one(SQL["find"], place)
             if found is None:  # abandoned between the two statements
                 raise Busy(retry_after_ms=0)
@@ -141,4 +142,4 @@ def derived_id(user_id: str, route: str, key: str) -> str:
 
 
 def _place(fresh: Fresh) -> dict[str, Value]:
-    return {"user_id": fresh.user_id, "route": fresh.route, "key": fresh.key, "began_at": fresh.began_at}
+    return {"user_id": fresh.user_id, "route": fresh.route, "key": fresh.key, "held_by": fresh.held_by}

@@ -294,7 +294,7 @@ class FakeIdempotency:
                 raise Busy
             return answer
         self.kept[place] = (body_hash, None)
-        return Fresh(user_id=user_id, route=route, key=key, began_at=NOON)
+        return Fresh(user_id=user_id, route=route, key=key, held_by=str(uuid4()))
 
     async def finish(self, fresh: Fresh, status: int, answer: bytes) -> bool:
         place = (fresh.user_id, fresh.route, fresh.key)

@@ -14,7 +14,7 @@ from halo.payment import PaymentStatus
 from halo.rules import open_session
 from halo.session import Session, SessionStatus
 from halo.store.journal import Journal
-from halo.store.nodes import NodeLease
+from halo.store.nodes import LOCK_CLASS, NodeLease
 from halo.store.postgres import Postgres, Transaction
 from halo.store.sessions import Sessions
 from halo.store.steps import insert_session
@@ -82,13 +82,27 @@ async def open_journal(db: Postgres) -> AsyncIterator[Journal]:
 
 @asynccontextmanager
 async def open_node(db: Postgres, clock: Any = None) -> AsyncIterator[NodeLease]:
-    """A node that holds its lock and beats; it dies when the block is left."""
+    """A node that holds its lock and beats; it is dead when the block was left."""
     lease = NodeLease(db, clock or SystemClock())
     await lease.open()
     async with trio.open_nursery() as nursery:
         await nursery.start(lease.serve, lambda *_: None, lambda: False)
         yield lease
         nursery.cancel_scope.cancel()
+    with trio.fail_after(10):
+        while await find_holder(db, lease) is not None:  # the server frees a lock only once it has noticed who hung up
+            await trio.sleep(0.005)
+
+
+async def find_holder(db: Postgres, lease: NodeLease) -> int | None:
+    """The backend that holds the node's lock, by its process id."""
+    row = await db.fetch_one(
+        """SELECT l.pid FROM pg_locks l JOIN nodes n ON l.objid = n.lock_key
+           WHERE l.locktype = 'advisory' AND l.classid = %(lock_class)s AND l.granted AND n.node_id = %(node_id)s
+             AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())""",
+        {"lock_class": LOCK_CLASS, "node_id": lease.node_id},
+    )
+    return None if row is None else int(row.pid)
 
 
 async def only(db: Postgres, sql: str, **values: Any) -> Any:

@@ -13,7 +13,7 @@ from halo.errors import StoreUnavailable
 from halo.store import nodes as room
 from halo.store.nodes import LOCK_CLASS, ClockSkewed, NodeLease
 from halo.store.postgres import Postgres, open_postgres
-from tests.store.ground import only, open_node, open_session_row
+from tests.store.ground import find_holder, only, open_node, open_session_row
 from tests.store.rows import count
 
 
@@ -33,16 +33,6 @@ class Skewed:
         return SystemClock().now() + self.by_ms
 
 
-async def held_by(db: Postgres, lease: NodeLease) -> int | None:
-    """The backend that holds the node's lock."""
-    row = await db.fetch_one(
-        """SELECT l.pid FROM pg_locks l JOIN nodes n ON l.objid = n.lock_key
-           WHERE l.locktype = 'advisory' AND l.classid = %(lock_class)s AND l.granted AND n.node_id = %(node_id)s""",
-        {"lock_class": LOCK_CLASS, "node_id": lease.node_id},
-    )
-    return None if row is None else int(row.pid)
-
-
 async def until(db: Postgres, sql: str, **values: Any) -> None:
     with trio.fail_after(10):
         while not (await db.fetch_all(sql, values)):
@@ -51,10 +41,10 @@ async def until(db: Postgres, sql: str, **values: Any) -> None:
 
 async def test_a_node_that_serves_holds_its_lock_and_keeps_clocks(db: Postgres) -> None:
     async with open_node(db) as lease:
-        assert await held_by(db, lease) is not None
+        assert await find_holder(db, lease) is not None
         assert lease.keeps_clocks()
         assert abs(lease.skew_ms) < 1000
-    assert await held_by(db, lease) is None
+    assert await find_holder(db, lease) is None
 
 
 async def test_before_its_first_beat_it_keeps_no_clock(db: Postgres) -> None:
@@ -73,7 +63,7 @@ async def test_the_beat_moves_on(db: Postgres, monkeypatch: pytest.MonkeyPatch) 
 
 async def test_two_nodes_have_two_locks(db: Postgres) -> None:
     async with open_node(db) as one, open_node(db) as other:
-        assert await held_by(db, one) != await held_by(db, other)
+        assert await find_holder(db, one) != await find_holder(db, other)
 
 
 async def test_a_connection_that_is_killed_frees_the_lock_at_once_and_it_is_taken_again(
@@ -81,10 +71,10 @@ async def test_a_connection_that_is_killed_frees_the_lock_at_once_and_it_is_take
 ) -> None:
     monkeypatch.setattr(room, "BEAT_SECONDS", 0.01)
     async with open_node(db) as lease:
-        before = await held_by(db, lease)
+        before = await find_holder(db, lease)
         await db.fetch_one("SELECT pg_terminate_backend(%(pid)s)", {"pid": before})
         with trio.fail_after(10):
-            while await held_by(db, lease) in {before, None}:
+            while await find_holder(db, lease) in {before, None}:
                 await trio.sleep(0.02)
         assert lease.keeps_clocks()  # a gap of a fraction of a second is none
 
@@ -100,7 +90,7 @@ async def test_a_gap_is_told_once_and_as_long_as_it_was(db: Postgres, monkeypatc
         await nursery.start(lease.serve, lambda since, until: gaps.append((since, until)), lambda: False)
         await trio.sleep(0.1)
         assert gaps == []
-        await db.fetch_one("SELECT pg_terminate_backend(%(pid)s)", {"pid": await held_by(db, lease)})
+        await db.fetch_one("SELECT pg_terminate_backend(%(pid)s)", {"pid": await find_holder(db, lease)})
         with trio.fail_after(10):
             while lease.keeps_clocks():
                 await trio.sleep(0.01)
@@ -143,7 +133,7 @@ async def test_a_gap_stands_in_the_row_until_all_of_it_is_written_down(
     await lease.open()
     async with trio.open_nursery() as nursery:
         await nursery.start(lease.serve, lambda since, until: gaps.append((since, until)), lambda: owed)
-        await db.fetch_one("SELECT pg_terminate_backend(%(pid)s)", {"pid": await held_by(db, lease)})
+        await db.fetch_one("SELECT pg_terminate_backend(%(pid)s)", {"pid": await find_holder(db, lease)})
         await until(db, "SELECT 1 FROM nodes WHERE gap_since IS NOT NULL")
         first = await only(db, "SELECT gap_since, alive_at FROM nodes")
         await until(db, "SELECT 1 FROM nodes WHERE alive_at > at(%(at)s) + interval '50 ms'", at=first.alive_at)
@@ -194,10 +184,10 @@ async def test_a_lock_of_ours_that_a_dead_connection_holds_is_freed(
     async with trio.open_nursery() as nursery:
         async with db.dedicated() as dead:
             await dead.fetch_one("SELECT pg_advisory_lock(%(class)s::integer, %(key)s::integer)", lock)
-            holder = await held_by(db, lease)
+            holder = await find_holder(db, lease)
             with trio.fail_after(10):
                 await nursery.start(lease.serve, lambda *_: None, lambda: False)
-            assert await held_by(db, lease) not in {holder, None}
+            assert await find_holder(db, lease) not in {holder, None}
             assert lease.keeps_clocks()
             with pytest.raises(StoreUnavailable):
                 await dead.fetch_one("SELECT 1")
