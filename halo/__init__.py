@@ -6,7 +6,7 @@ table makes of an event: the session afterwards and its effects. An *effect* (`h
 writes, or what is said after it. An *actor* (`halo/actors/session.py`) is the one Trio task that owns a living session: it gathers
 facts, steps, commits, and only then speaks.
 
-Read in this order: session, events, effects, rules, extension; then actors/session.py and store/sessions.py, which run them;
+Read in this order: session, events, effects, rules, extension; then actors/session.py, actors/decider.py and store/sessions.py, which run them;
 then store/journal.py and net/connection.py, the way of a message; then server.py, which opens it all and closes it in reverse.
 """
 

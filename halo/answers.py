@@ -155,16 +155,7 @@ def _evidence(extension: Extension, seen: Reachability | None) -> dict[str, Any]
         "config_version": extension.config_version,
         "deadline_at": rfc3339(extension.deadline_at),
     }
-    if seen is None:
-        return policy
-    return policy | {
-        "mitra_online": seen.online,
-        "heartbeat_age_ms": seen.heartbeat_age_ms,
-        "heartbeat_fresh": seen.heartbeat_fresh,
-        "mitra_connected": seen.connected,
-        "socket_answered_age_ms": seen.socket_answered_age_ms,
-        "source": seen.source,
-    }
+    return policy if seen is None else policy | seen.evidence()
 
 
 def _accepted(

@@ -36,8 +36,8 @@ class Available:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reachability:
-    """A verdict with its evidence; it goes on the timeline when a policy decides by it."""
+class Verdict:
+    """A store's verdict on one mitra, with its evidence. What the sockets know beside it makes `halo.events.Reachability` of it."""
 
     online: bool
     """Online and not deactivated."""
@@ -57,10 +57,10 @@ def is_fresh(heartbeat_at: Moment | None, now: Moment, stale_after_ms: int) -> b
     return heartbeat_at is not None and now - heartbeat_at <= stale_after_ms
 
 
-def judge(presence: Presence, now: Moment, stale_after_ms: int, source: Source) -> Reachability:
+def judge(presence: Presence, now: Moment, stale_after_ms: int, source: Source) -> Verdict:
     """The verdict on one mitra, with what it rests on."""
     heartbeat_at = presence.heartbeat_at
-    return Reachability(
+    return Verdict(
         online=presence.online and presence.active,
         heartbeat_age_ms=None if heartbeat_at is None else max(0, now - heartbeat_at),
         heartbeat_fresh=is_fresh(heartbeat_at, now, stale_after_ms),

@@ -12,15 +12,19 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 import click
+import msgspec
 import trio
 import trio_asyncio  # noqa: F401 - before psycopg: it must patch asyncio before psycopg binds it (spec 6, traps)
 
 from halo import __version__, errands, server
+from halo.clock import rfc3339_or_none
 from halo.demo.story import play
 from halo.demo.told import Teller
+from halo.doctor import examine, told
 from halo.errors import Refusal
 from halo.explain import explain_session
-from halo.log import configure_logging
+from halo.log import chosen_format, configure_logging
+from halo.operator_account import Role, operator_name
 from halo.settings import SETTINGS, SettingInvalid, Settings
 from halo.store.database_url import DatabaseUrlRefused, require_readable
 from halo.store.valkey_link import ValkeyUrlRefused, choose_link
@@ -51,7 +55,7 @@ def read_settings(flags: dict[str, str | None]) -> Settings:
     except (SettingInvalid, DatabaseUrlRefused, ValkeyUrlRefused) as invalid:
         click.echo(f"halo: {invalid}", err=True)
         sys.exit(2)
-    configure_logging(settings.log_level, "json" if settings.log_format == "json" else "console")
+    configure_logging(settings.log_level, chosen_format(settings.log_format, sys.stderr))
     return settings
 
 
@@ -95,9 +99,15 @@ def serve(**flags: str | None) -> None:
     of JSON on standard output names the addresses; logs go to standard error.
     """
     settings = read_settings(flags)
-    run_told(
-        lambda: trio.run(server.serve, settings, lambda ready: click.echo(json.dumps(ready, separators=(",", ":"))))
-    )
+
+    def announce(ready: dict[str, Any]) -> None:
+        click.echo(json.dumps(ready, separators=(",", ":")))
+
+    def invite(link: str) -> None:
+        # Not by the log, which is kept and shipped: the link is as good as a password until it was used.
+        click.echo(f"halo: set the password of the status page's first operator, within an hour: {link}", err=True)
+
+    run_told(lambda: trio.run(server.serve, settings, announce, invite))
 
 
 @main.command()
@@ -149,6 +159,86 @@ def explain(session_id: UUID, as_json: bool, **flags: str | None) -> None:
         click.echo(f"halo: there is no session {session_id}", err=True)
         sys.exit(1)
     click.echo(told)
+
+
+@main.group()
+def operator() -> None:
+    """Who may sign in on the status page: add, list, remove, reset.
+
+    Uses the database that the settings name, also beside a running server. A link works once, for an hour.
+    """
+
+
+@operator.command("add")
+@click.argument("name")
+@click.option(
+    "--role", type=click.Choice([role.value for role in Role]), default=Role.OPERATOR.value, show_default=True
+)
+@with_settings
+def add_operator(name: str, role: str, **flags: str | None) -> None:
+    """Add an operator and print the link with which NAME sets a password; a viewer changes nothing."""
+    settings = read_settings(flags)
+    click.echo(run_told(lambda: trio.run(errands.add_operator, settings, operator_name(name), Role(role))))
+
+
+@operator.command("list")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per operator.")
+@with_settings
+def list_operators(as_json: bool, **flags: str | None) -> None:
+    """Name, role, whether a password is set, and the last sign-in of everybody."""
+    settings = read_settings(flags)
+    for account in run_told(lambda: trio.run(errands.list_operators, settings)):
+        seen = rfc3339_or_none(account.signed_in_at)
+        row = {"name": account.name, "role": account.role, "has_password": account.has_password, "signed_in_at": seen}
+        password = "password set" if account.has_password else "no password yet"
+        click.echo(json.dumps(row) if as_json else f"{account.name}  {account.role}  {password}  {seen or 'never'}")
+
+
+@operator.command("remove")
+@click.argument("name")
+@with_settings
+def remove_operator(name: str, **flags: str | None) -> None:
+    """Remove an operator, whose sessions end at once."""
+    settings = read_settings(flags)
+    run_told(lambda: trio.run(errands.remove_operator, settings, operator_name(name)))
+
+
+@operator.command("reset")
+@click.argument("name")
+@with_settings
+def reset_operator(name: str, **flags: str | None) -> None:
+    """Take NAME's password away, end the sessions, and print a link with which a new password is set."""
+    settings = read_settings(flags)
+    click.echo(run_told(lambda: trio.run(errands.reset_operator, settings, operator_name(name))))
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="The whole diagnosis as one JSON object.")
+@click.option(
+    "--full", is_flag=True, help="Ask what must always hold of everything that is kept, however long it takes."
+)
+@with_settings
+def doctor(as_json: bool, full: bool, **flags: str | None) -> None:
+    """Tell whether this halo can run and does, and what to do where not. Changes nothing.
+
+    Give it the settings that `halo serve` gets. It looks at settings and secrets, the machine, versions, the running server, Postgres
+    (reachable, durable, migrated, quick, its clock), Valkey, the nodes, and at what must always hold: of what lives and what has
+    changed within two days, with --full of everything. It works beside a running server, also one with embedded stores; without one it
+    says so. Each line is ok, warn or fail, a fact, and below it what to do.
+
+    Exits 0 when nothing failed, 1 when something did, 2 when the settings cannot be read.
+    """
+    configure_logging("error", "console")
+
+    def progress(doing: str) -> None:
+        if sys.stderr.isatty():
+            click.echo(f"\r\x1b[K{doing} …", nl=False, err=True)
+
+    diagnosis, status = trio.run(lambda: examine(os.environ, flags, full=full, progress=progress))
+    if sys.stderr.isatty():
+        click.echo("\r\x1b[K", nl=False, err=True)
+    click.echo(msgspec.json.encode(diagnosis).decode() if as_json else told(diagnosis))
+    sys.exit(status)
 
 
 @main.command()

@@ -1,8 +1,9 @@
 """Rewrites what is generated in the documentation: `python -m halo.docs`, or `--check` to be told what is out of date.
 
 In the README the parts between `<!-- generated: NAME -->` and `<!-- /generated -->` belong to this program, the rest to people;
-`docs/openapi.json` and `docs/asyncapi.json` are written whole. It must never touch anything else. The sources:
-`halo/diagram.py`, `halo/settings.py`, `halo/config.py`, `halo/routes.py` and `halo/protocol.py` by way of `halo/schema.py`.
+`docs/openapi.json`, `docs/asyncapi.json` and `docs/grafana-dashboard.json` are written whole. It must never touch anything else. The
+sources: `halo/diagram.py`, `halo/settings.py`, `halo/config.py`, `halo/dashboard.py`, and `halo/routes.py` and `halo/protocol.py` by way
+of `halo/schema.py`.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from msgspec import inspect
 
 from halo import diagram, schema
 from halo.config import LiveConfig
+from halo.dashboard import dashboard
 from halo.net.api import DESCRIPTION
 from halo.routes import API_ROUTES
 from halo.setting import Setting
@@ -114,6 +116,7 @@ def generated(repository: Path) -> dict[Path, str]:
         repository / "README.md": rewritten((repository / "README.md").read_text("utf-8")),
         repository / "docs" / "openapi.json": _json(schema.openapi(API_ROUTES, DESCRIPTION)),
         repository / "docs" / "asyncapi.json": _json(schema.asyncapi()),
+        repository / "docs" / "grafana-dashboard.json": _json(dashboard()),
     }
 
 

@@ -86,6 +86,29 @@ class RecordFailure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OpenSearch:
+    """A search for another mitra for this session (spec 3, "Reroute")."""
+
+    pairing_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WinOffer:
+    """The offer of the session's search is accepted, its mitra has room, and the search is matched; or nothing at all happens."""
+
+    pairing_id: str
+    offer_id: str
+    mitra_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloseSearch:
+    """Whatever search this session still has is over, with this cause; its open offers are withdrawn."""
+
+    cause: FailureCause
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PushIfAbsent:
     """A push for the outbox, cancelled when the party acknowledges the frame in time; texts live in templates."""
 
@@ -105,7 +128,7 @@ class Send:
 
 Effect: TypeAlias = (
     ConsumePayment | FailPayment | FailUnusedPayments | RefundTimeLeft | OpenExtension | ResolveExtension
-    | MoveExtensionDeadline | RecordFailure | PushIfAbsent | Send
+    | MoveExtensionDeadline | RecordFailure | OpenSearch | WinOffer | CloseSearch | PushIfAbsent | Send
 )  # fmt: skip
 
 

@@ -5,10 +5,13 @@ ending can leave a request without an answer or money without an outcome (M6, M7
 Read next: `halo/rules.py`, whose table names these.
 """
 
+from dataclasses import replace
+
 from halo import accounts, notices
 from halo.accounts import TimeLeft
 from halo.clock import Moment
 from halo.effects import (
+    CloseSearch,
     Decision,
     Effect,
     FailPayment,
@@ -18,7 +21,7 @@ from halo.effects import (
     ResolveExtension,
     Send,
 )
-from halo.events import DeadlineReached, EndedBy, EndRequested, PaymentFailed
+from halo.events import DeadlineReached, EndedBy, EndRequested, PaymentFailed, SearchFailed
 from halo.payment import PaymentStatus
 from halo.session import DecidedBy, EndReason, ExtensionStatus, FailureCause, Session, SessionStatus
 
@@ -38,8 +41,14 @@ def grace_over(session: Session, event: DeadlineReached) -> Decision:
     return _end(session, event.at, EndReason.COMPLETED, TimeLeft.FORFEITED, cause="grace_over")
 
 
-def nobody_found(session: Session, event: DeadlineReached) -> Decision:
-    """No other mitra took over."""
+def nobody_found(session: Session, event: SearchFailed) -> Decision:
+    """Everybody was asked, and no other mitra took over."""
+    ended = _end(session, event.at, EndReason.NO_MITRA, TimeLeft.REFUNDED, cause=event.cause)
+    return replace(ended, evidence={"pairing_id": event.pairing_id})
+
+
+def search_over(session: Session, event: DeadlineReached) -> Decision:
+    """No other mitra took over in time."""
     return _end(session, event.at, EndReason.NO_MITRA, TimeLeft.REFUNDED, cause="no_mitra")
 
 
@@ -63,6 +72,13 @@ _UNPAID = {
     EndReason.PAYMENT_TIMEOUT: FailureCause.PAYMENT_EXPIRED,
 }
 """What the session's own payment failed of, when it was never charged; any other end of a hold is `session_ended`."""
+
+
+_SEARCH_ENDS = {
+    EndReason.NO_MITRA: FailureCause.TIMED_OUT,
+    EndReason.ENDED_BY_CUSTOMER: FailureCause.CUSTOMER_CANCELLED,
+}
+"""What the session's search for another mitra comes to with it; any other end is `session_ended`."""
 
 
 def _end(session: Session, at: Moment, reason: EndReason, time_left: TimeLeft, *, cause: str) -> Decision:
@@ -90,6 +106,8 @@ def _end(session: Session, at: Moment, reason: EndReason, time_left: TimeLeft, *
             FailPayment(payment_request_id=pending.payment_request_id, cause=FailureCause.SESSION_ENDED),
             RecordFailure(cause=FailureCause.SESSION_ENDED, extension_id=pending.extension_id),
         ]
+    if session.status is SessionStatus.REROUTING:
+        effects.append(CloseSearch(cause=_SEARCH_ENDS.get(reason, FailureCause.SESSION_ENDED)))
     effects.append(FailUnusedPayments(session_id=session.session_id))
     amount = accounts.refund_amount(ended)
     if amount:

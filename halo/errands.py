@@ -6,12 +6,14 @@ itself. Must never write while another node owns what it writes. Read next: `hal
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Final, TypeVar
 from urllib.parse import quote
 
 from halo.clock import SystemClock
 from halo.errors import StoreUnavailable
+from halo.net.status.first_operator import link_of
 from halo.net.tokens import Tokens
+from halo.operator_account import OperatorAccount, Role
 from halo.session import Party
 from halo.settings import Settings
 from halo.store.auth_sessions import AuthSessions
@@ -19,9 +21,13 @@ from halo.store.database_url import unreachable
 from halo.store.directory import DataDirectoryInUse
 from halo.store.embedded import open_stores
 from halo.store.migrations import migrate
+from halo.store.operator_accounts import OperatorAccounts
 from halo.store.postgres import Postgres, open_postgres
 
 T = TypeVar("T")
+
+COMMAND_LINE: Final = "command line"
+"""Who is written down for what is done to operators here: whoever may run it holds the database."""
 
 
 @asynccontextmanager
@@ -70,3 +76,37 @@ async def open_token(
         }
 
     return await with_database(settings, open_session)
+
+
+async def add_operator(settings: Settings, name: str, role: Role) -> str:
+    """A new operator; the link with which the password is set."""
+
+    async def add(db: Postgres) -> str:
+        accounts = OperatorAccounts(db, SystemClock())
+        await accounts.add(name, role, COMMAND_LINE)
+        return _link(settings, await accounts.invite(name, COMMAND_LINE))
+
+    return await with_database(settings, add)
+
+
+async def reset_operator(settings: Settings, name: str) -> str:
+    """Take password and sessions away; the link with which a new password is set."""
+
+    async def reset(db: Postgres) -> str:
+        return _link(settings, await OperatorAccounts(db, SystemClock()).reset(name, COMMAND_LINE))
+
+    return await with_database(settings, reset)
+
+
+async def remove_operator(settings: Settings, name: str) -> None:
+    """Out at once, on every node."""
+    await with_database(settings, lambda db: OperatorAccounts(db, SystemClock()).remove(name, COMMAND_LINE))
+
+
+async def list_operators(settings: Settings) -> list[OperatorAccount]:
+    """Everybody, by name."""
+    return await with_database(settings, lambda db: OperatorAccounts(db, SystemClock()).list())
+
+
+def _link(settings: Settings, link_token: str) -> str:
+    return link_of(f"http://{settings.admin_bind}", link_token)

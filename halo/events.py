@@ -6,11 +6,11 @@ and travels inside the event, so that `halo.rules.step` asks nobody anything. Re
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from halo.clock import Moment
 from halo.config import LiveConfig
-from halo.session import Extension
+from halo.session import Extension, FailureCause
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +38,17 @@ class Reachability:
     socket_answered_age_ms: int | None
     source: str
     """`mirror` or `postgres`."""
+
+    def evidence(self) -> dict[str, Any]:
+        """What the timeline keeps of it."""
+        return {
+            "mitra_online": self.online,
+            "heartbeat_age_ms": self.heartbeat_age_ms,
+            "heartbeat_fresh": self.heartbeat_fresh,
+            "mitra_connected": self.connected,
+            "socket_answered_age_ms": self.socket_answered_age_ms,
+            "source": self.source,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,19 +95,44 @@ class EndRequested:
     by: EndedBy
 
 
+class LostBy(StrEnum):
+    """Why a session is without its mitra."""
+
+    SILENT = "mitra_silent"
+    TRANSFER = "transfer"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MitraLost:
     at: Moment
     deadline_at: Moment
-    """Until when another mitra is sought."""
-    cause: str
-    """`silent` or `transfer`."""
+    """Until when another mitra is sought; the search itself may give up earlier."""
+    cause: LostBy
+    pairing_id: str
+    """The search that is opened with it."""
+    silent_ms: int | None = None
+    """For how long the mitra had been neither reachable nor connected; None for a transfer."""
+    reachability: Reachability | None = None
+    """What was known of the mitra; goes on the timeline as evidence."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MitraAssigned:
+    """Another mitra has accepted the offer of the session's search."""
+
     at: Moment
     mitra_id: str
+    pairing_id: str
+    offer_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchFailed:
+    """The session's search has asked everybody there was, and is over."""
+
+    at: Moment
+    pairing_id: str
+    cause: FailureCause
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,5 +146,5 @@ class DowntimeCredited:
 
 Event: TypeAlias = (
     PaymentConfirmed | PaymentFailed | DeadlineReached | ExtensionRequested | ExtensionAnswered | ExtensionCancelled | EndRequested
-    | MitraLost | MitraAssigned | DowntimeCredited
+    | MitraLost | MitraAssigned | SearchFailed | DowntimeCredited
 )  # fmt: skip

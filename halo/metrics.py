@@ -1,19 +1,22 @@
-"""The first figures: what the rooms count anyway, read when somebody scrapes.
+"""What a scrape shows: figures, tallies by label and distributions, each read from where its room keeps it anyway.
 
-Nothing on the hot path knows that it is measured: rooms keep plain numbers, and this collector looks at them. Names follow
-Prometheus' conventions. Read next: `halo/net/operators.py`, which serves them.
+Nothing on the hot path knows that it is measured: rooms keep plain numbers and plain histograms, and this collector looks at them. Names
+follow Prometheus' conventions: `halo_`, base units at the end, `_total` where it only grows, a sentence for each. Labels are words from a
+closed set, never an id, a path or anything that a client chose. Read next: `halo/figures.py`, the list; `halo/reports.py`, what rooms
+report as a whole; `halo/net/metrics_page.py`, which serves them.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from halo.session import SessionStatus
-from halo.sweep import SweepReport
+from halo.histogram import Histogram
+
+Labels: TypeAlias = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,66 +28,80 @@ class Figure:
     read: Callable[[], float]
     is_counter: bool = False
 
+    def collect(self) -> Iterator[Metric]:
+        family = CounterMetricFamily if self.is_counter else GaugeMetricFamily
+        yield family(f"halo_{self.name}", self.help, value=self.read())
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """One number for each combination of labels."""
+
+    name: str
+    help: str
+    labels: Labels
+    read: Callable[[], Iterable[tuple[Labels, float]]]
+    is_counter: bool = True
+
+    def collect(self) -> Iterator[Metric]:
+        family = CounterMetricFamily if self.is_counter else GaugeMetricFamily
+        metric = family(f"halo_{self.name}", self.help, labels=self.labels)
+        for values, number in self.read():
+            metric.add_metric(values, number)
+        yield metric
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """A histogram, or one for each combination of labels."""
+
+    name: str
+    help: str
+    read: Callable[[], Iterable[tuple[Labels, Histogram]]]
+    labels: Labels = ()
+
+    def collect(self) -> Iterator[Metric]:
+        metric = HistogramMetricFamily(f"halo_{self.name}", self.help, labels=self.labels)
+        for values, histogram in self.read():
+            metric.add_metric(values, buckets=histogram.buckets(), sum_value=histogram.sum)
+        yield metric
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a room tells as a whole."""
+
+    collect: Callable[[], Iterator[Metric]]
+
+
+Source: TypeAlias = Figure | Tally | Distribution | Report
+
+
+def one(histogram: Histogram) -> Callable[[], Iterable[tuple[Labels, Histogram]]]:
+    """For a distribution without labels."""
+    return lambda: [((), histogram)]
+
+
+def counted(counts: Mapping[str, float]) -> Callable[[], Iterable[tuple[Labels, float]]]:
+    """For a tally by one label."""
+    return lambda: [((word,), number) for word, number in counts.items()]
+
 
 class Figures(Collector):
     """Everything that is scraped."""
 
-    def __init__(
-        self,
-        figures: list[Figure],
-        statuses: Callable[[], Iterator[SessionStatus]],
-        faults: Mapping[str, Counter[str]],
-        sweeps: Callable[[], Sequence[SweepReport]],
-    ) -> None:
-        self._figures = figures
-        self._statuses = statuses
-        self._faults = faults
-        self._sweeps = sweeps
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._sources = tuple(sources)
 
     def collect(self) -> Iterator[Metric]:
-        for figure in self._figures:
-            family = CounterMetricFamily if figure.is_counter else GaugeMetricFamily
-            yield family(f"halo_{figure.name}", figure.help, value=figure.read())
-        sessions = GaugeMetricFamily("halo_sessions", "Living sessions of this node by status.", labels=["status"])
-        count = Counter(self._statuses())
-        for status in SessionStatus:
-            if status is not SessionStatus.ENDED:
-                sessions.add_metric([status.value], count[status])
-        yield sessions
-        faults = CounterMetricFamily(
-            "halo_connection_faults", "Faults that a connection's guard caught.", labels=["listener", "fault"]
-        )
-        for listener, counted in self._faults.items():
-            for fault, times in counted.items():
-                faults.add_metric([listener, fault], times)
-        yield faults
-        yield from _sweep_metrics(self._sweeps())
-
-
-def _sweep_metrics(reports: Sequence[SweepReport]) -> Iterator[Metric]:
-    runs = CounterMetricFamily("halo_sweep_runs", "Runs of each sweep.", labels=["sweep"])
-    failures = CounterMetricFamily("halo_sweep_failures", "Runs with an error.", labels=["sweep"])
-    ended = GaugeMetricFamily("halo_sweep_last_run_timestamp_seconds", "When the last run ended.", labels=["sweep"])
-    duration = GaugeMetricFamily("halo_sweep_duration_seconds", "How long the last run took.", labels=["sweep"])
-    rows = GaugeMetricFamily("halo_sweep_rows", "What the last run wrote.", labels=["sweep"])
-    waits = GaugeMetricFamily("halo_sweep_waits", "1 while it sets nobody offline for now.", labels=["sweep", "for"])
-    found = GaugeMetricFamily("halo_sweep_found", "What the last run found, by kind.", labels=["sweep", "kind"])
-    for report in reports:
-        runs.add_metric([report.name], report.runs)
-        failures.add_metric([report.name], report.failures)
-        duration.add_metric([report.name], report.duration_ms / 1000)
-        rows.add_metric([report.name], report.rows)
-        if report.last_run_at is not None:
-            ended.add_metric([report.name], report.last_run_at / 1000)
-        if report.waits_for is not None:
-            waits.add_metric([report.name, report.waits_for], 1)
-        for kind, count in report.found.items():
-            found.add_metric([report.name, kind], count)
-    yield from (runs, failures, ended, duration, rows, waits, found)
+        """One source after the other; a room may be read some time after the one before."""
+        for source in self._sources:
+            yield from source.collect()
 
 
 def new_registry(figures: Figures) -> CollectorRegistry:
     """A registry of its own: two servers in one process, as in tests, do not meet."""
-    registry = CollectorRegistry()
+    registry = CollectorRegistry(auto_describe=False)
     registry.register(figures)
+    ProcessCollector(registry=registry)
     return registry

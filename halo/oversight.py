@@ -32,6 +32,16 @@ class SweepState(msgspec.Struct, frozen=True, kw_only=True):
     found: Annotated[Mapping[str, int], Meta(description="counts by kind; of a reseed: the drift")]
 
 
+class AlarmState(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that must hold and does not, as the watchdog of the node that answers found it."""
+
+    name: Annotated[str, Meta(description="the invariant or watch, as in `halo_invariant_violations`")]
+    sentence: Annotated[str, Meta(description="what is broken, and what to do")]
+    since: Timestamp
+    violations: Annotated[int, Meta(description="at the last round; counted up to 100")]
+    subjects: Annotated[tuple[str, ...], Meta(description="ids of what is broken, at most 20")]
+
+
 class Overview(msgspec.Struct, frozen=True, kw_only=True):
     """Counts of everything that lives."""
 
@@ -56,6 +66,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     refunds_due: Annotated[Mapping[str, int], Meta(description="minor units by currency")]
     degraded: Annotated[bool, Meta(description="true while Valkey does not answer")]
     sweeps: tuple[SweepState, ...] = ()
+    alarms: tuple[AlarmState, ...] = ()
 
 
 class OperatedMitra(msgspec.Struct, frozen=True, kw_only=True):

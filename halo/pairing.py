@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from halo import protocol
 from halo.clock import Moment, rfc3339
@@ -78,6 +78,12 @@ class Search:
     """When the present wave is over; before the first, when that may start."""
     session_id: str | None
     cause: str | None
+    rerouted_session_id: str | None = None
+    """The session that lost its mitra, when another is sought for it."""
+    session_deadline_at: Moment | None = None
+    """When that session waits no longer, whatever the configuration says by now; no offer of this search outlives it."""
+    without_mitra_ids: tuple[str, ...] = ()
+    """The mitras it had, who are not asked: it was taken from each of them."""
     payment_status: PaymentStatus
     duration_minutes: int
     amount: int
@@ -87,7 +93,12 @@ class Search:
 
     @property
     def payable(self) -> bool:
-        return self.payment_status in PAYABLE
+        """What it can still become does not wait for money that will not come; a session that lost its mitra has been paid for."""
+        return self.rerouted_session_id is not None or self.payment_status in PAYABLE
+
+    def offers_end_at(self, wanted: Moment) -> Moment:
+        """When offers end that were to end at `wanted`: nobody is told a moment at which the session will not wait any more."""
+        return wanted if self.session_deadline_at is None else min(wanted, self.session_deadline_at)
 
     def view(self) -> PairingView:
         return PairingView(pairing_id=self.pairing_id, status=self.status, session_id=self.session_id, cause=self.cause)
@@ -105,6 +116,8 @@ class Search:
         )
 
 
+SESSION_PATIENCE_MS: Final = 1_000
+"""A session whose deadline has come ends, and its search with it, unless it is owed downtime: after a second the rows tell which."""
 PAYABLE = frozenset({PaymentStatus.PENDING, PaymentStatus.CONFIRMED})
 """A payment in one of these can still open a session."""
 
@@ -150,7 +163,10 @@ def next_move(search: Search, at: Moment, *, waves: int, not_before: Moment = 0)
         return Wait(until)
     if search.wave >= waves:
         return GiveUp()
-    return AskWave(search.wave + 1, frozenset(offer.mitra_id for offer in search.offers))
+    if search.session_deadline_at is not None and at >= search.session_deadline_at:
+        return Wait(at + SESSION_PATIENCE_MS)
+    asked = frozenset(offer.mitra_id for offer in search.offers)
+    return AskWave(search.wave + 1, asked.union(search.without_mitra_ids))
 
 
 def cause_of(search: Search) -> FailureCause:

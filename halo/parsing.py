@@ -82,12 +82,23 @@ def database_url(given: str) -> str:
 
 
 def valkey_url(given: str) -> str:
-    """One server, one server by TLS, one socket, or a cluster."""
-    accepted = "a URL that begins with redis://, rediss://, unix:// or redis+cluster:// and names a host or a socket"
+    """One server, one socket, or a cluster; a server and a cluster also by TLS. `halo/store/valkey_link.py` reads the same."""
+    accepted = "a URL that begins with redis://, rediss://, unix://, redis+cluster:// or rediss+cluster:// and names a host or a socket"
     url = _split(given, accepted)
     if url.scheme == "unix" and url.path:
         return given
-    if url.scheme in {"redis", "rediss", "redis+cluster"} and url.hostname:
+    if url.scheme in {"redis", "rediss", "redis+cluster", "rediss+cluster"} and url.hostname:
+        return given
+    raise ValueError(accepted)
+
+
+def outgoing_url(given: str) -> str:
+    """Where halo sends things: by TLS, or to this machine."""
+    accepted = "a URL that begins with https:// and names a host, without a password; http:// on loopback only"
+    url = _split(given, accepted)
+    if not url.hostname or url.password or url.fragment:
+        raise ValueError(accepted)
+    if url.scheme == "https" or (url.scheme == "http" and Address(url.hostname, 0).is_loopback):
         return given
     raise ValueError(accepted)
 

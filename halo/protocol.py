@@ -364,7 +364,7 @@ ChatServerFrame: TypeAlias = (
 )  # fmt: skip
 LobbyServerFrame: TypeAlias = (
     LobbyWelcomeMitra | LobbyWelcomeCustomer | Ack | Refused | Pong | HeartbeatAck | Offer | OfferRescinded | SessionStarted
-    | ExtensionRequest | Beacon | PairingProgress | PairingMatched | PairingFailed | Reconnect
+    | SessionRerouting | ExtensionRequest | Beacon | PairingProgress | PairingMatched | PairingFailed | Reconnect
 )  # fmt: skip
 
 _encode = msgspec.json.Encoder().encode

@@ -59,6 +59,7 @@ class OpenAuthSession(Body, frozen=True, kw_only=True):
     user_id: UUID | None = None
     display_name: Annotated[str, Meta(max_length=200)] | None = None
     push_token: Annotated[str, Meta(max_length=4096)] | None = None
+    locale: Annotated[Literal["id", "en"], Meta(description="the language of pushes to this device")] = "id"
     max_sessions: Annotated[int, Meta(ge=1, le=100, description="sessions at a time, of a mitra only")] | None = None
 
 
@@ -130,6 +131,10 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     retryable: bool
     errors: tuple[FieldProblem, ...] = ()
     retry_after_ms: int | msgspec.UnsetType = msgspec.UNSET
+    trace_id: (
+        Annotated[str, Meta(description="Of this request, as halo's log has it: tell it to whoever helps.")]
+        | msgspec.UnsetType
+    ) = msgspec.UNSET
 
 
 class TokenPair(msgspec.Struct, frozen=True, kw_only=True):

@@ -157,7 +157,7 @@ OPERATOR_ROUTES: tuple[Route, ...] = (
           answer=ops.SessionRecord, refusals=(no.NotFound,)),
     Route("POST", _SESSION + "/end", "end_session", Who.OPERATOR, "End it now",
           answer=SessionState, refusals=(no.NotFound, no.SessionNotActive)),
-    Route("POST", _SESSION + "/transfer", "transfer_session", Who.OPERATOR, "Look for another mitra",
+    Route("POST", _SESSION + "/transfer", "transfer_session", Who.OPERATOR, "Look for another mitra; refused when nobody else is available, for then it would end",
           answer=SessionState, refusals=(no.NotFound, no.SessionNotActive, no.InvalidState)),
     Route("GET", "/api/pairing-failures", "pairing_failures", Who.OPERATOR, "Why searches and extensions came to nothing",
           answer=ops.PairingFailures, query=(_ROWS, _FAILURE_CURSOR)),

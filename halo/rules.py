@@ -3,17 +3,28 @@
 `step(session, event)` is pure: it reads no clock and does no I/O; time and outside facts arrive inside events. The table `RULES` is
 the whole law, and the diagram in the README is drawn from it. Whatever the table does not name is refused by name and changes
 nothing; `ended` accepts no event at all. The rules of the clock stand here, those of an extension in `halo/answers.py`, those that
-end a session in `halo/endings.py`. Read next: these two, then `halo/actors/session.py` (the task that calls `step` and commits).
+end a session in `halo/endings.py`. Read next: these two, then `halo/actors/decider.py` (which calls `step` and commits).
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from halo import accounts, answers, endings, notices
+from halo import accounts, answers, endings, notices, outcomes
 from halo.clock import Moment, rfc3339
 from halo.config import LiveConfig
-from halo.effects import ConsumePayment, Decision, Effect, LedgerType, MoveExtensionDeadline, Send, Step
+from halo.effects import (
+    ConsumePayment,
+    Decision,
+    Effect,
+    LedgerType,
+    MoveExtensionDeadline,
+    OpenSearch,
+    PushIfAbsent,
+    Send,
+    Step,
+    WinOffer,
+)
 from halo.errors import ExtensionResolved, Refusal, SessionIsPaused, SessionNotActive
 from halo.events import (
     DeadlineReached,
@@ -27,6 +38,7 @@ from halo.events import (
     MitraLost,
     PaymentConfirmed,
     PaymentFailed,
+    SearchFailed,
 )
 from halo.session import Party, Session, SessionStatus
 
@@ -52,15 +64,26 @@ def _time_up(session: Session, event: DeadlineReached) -> Decision:
 
 def _mitra_lost(session: Session, event: MitraLost) -> Decision:
     waiting = accounts.rerouting(session, event.at, event.deadline_at)
-    said = Send(frame=notices.rerouting(waiting), to=Party.CUSTOMER)
-    return Decision(session=waiting, effects=(said,), cause=event.cause, evidence={"mitra_id": session.mitra_id})
+    if waiting.remaining_ms == 0:
+        # The deadline is on its way: nobody is asked to take over no minutes at all, and the customer keeps the grace.
+        raise SessionNotActive("The session's time is up; there is nothing left to take over.")
+    evidence: dict[str, Any] = {"mitra_id": session.mitra_id, "pairing_id": event.pairing_id}
+    if event.reachability is not None:
+        evidence |= {"silent_ms": event.silent_ms, **event.reachability.evidence()}
+    effects = (OpenSearch(pairing_id=event.pairing_id), Send(frame=notices.rerouting(waiting)))
+    return Decision(session=waiting, effects=effects, cause=event.cause, evidence=evidence)
 
 
 def _mitra_assigned(session: Session, event: MitraAssigned) -> Decision:
-    started = accounts.running(replace(session, mitra_id=event.mitra_id), event.at)
-    evidence = {"from": session.mitra_id, "to": event.mitra_id}
-    said = Send(frame=notices.started(started))
-    return Decision(session=started, effects=(said,), cause="offer_accepted", evidence=evidence)
+    former_mitra_ids = (*session.former_mitra_ids, session.mitra_id)
+    taken_over = replace(session, mitra_id=event.mitra_id, former_mitra_ids=former_mitra_ids)
+    started = accounts.running(taken_over, event.at)
+    effects = (
+        WinOffer(pairing_id=event.pairing_id, offer_id=event.offer_id, mitra_id=event.mitra_id),
+        Send(frame=notices.started(started)),
+    )
+    evidence = {"from": session.mitra_id, "to": event.mitra_id, "pairing_id": event.pairing_id}
+    return Decision(session=started, effects=effects, cause="offer_accepted", evidence=evidence)
 
 
 def _downtime_credited(session: Session, event: DowntimeCredited) -> Decision:
@@ -126,7 +149,8 @@ RULES: dict[SessionStatus, dict[type[Event], Rule]] = {
     },
     _S.REROUTING: {
         MitraAssigned: Rule(_mitra_assigned, (_S.ACTIVE,), "another mitra accepts"),
-        DeadlineReached: Rule(endings.nobody_found, (_S.ENDED,), "nobody found"),
+        SearchFailed: Rule(endings.nobody_found, (_S.ENDED,), "nobody found"),
+        DeadlineReached: Rule(endings.search_over, (_S.ENDED,), "nobody found in time"),
         EndRequested: _END,
         DowntimeCredited: _credited(_S.REROUTING),
     },
@@ -143,6 +167,7 @@ EVENT_NAMES: dict[type[Event], str] = {
     EndRequested: "end_requested",
     MitraLost: "mitra_lost",
     MitraAssigned: "mitra_assigned",
+    SearchFailed: "search_failed",
     DowntimeCredited: "downtime_credited",
 }
 """What the timeline calls each event."""
@@ -167,7 +192,7 @@ def step(session: Session, event: Event) -> Step:
     decision = rule.apply(session, event)
     return Step(
         session=replace(decision.session, version=session.version + 1),
-        effects=decision.effects,
+        effects=(*decision.effects, *outcomes.pushes(session, event, decision.session)),
         at=event.at,
         event=EVENT_NAMES[type(event)],
         cause=decision.cause,
@@ -197,9 +222,13 @@ def open_session(session: Session, at: Moment, config: LiveConfig, *, confirmed:
     held = replace(session, deadline_at=at + config.payment_hold_seconds * 1000)
     if confirmed:
         started = step(held, PaymentConfirmed(at=at))
-        return replace(started, session=replace(started.session, version=held.version), event="mitra_accepted")
+        # The mitra who accepts needs no push to know.
+        effects = tuple(e for e in started.effects if not (isinstance(e, PushIfAbsent) and e.party is Party.MITRA))
+        session = replace(started.session, version=held.version)
+        return replace(started, session=session, effects=effects, event="mitra_accepted")
     waiting = Send(frame=notices.payment_pending(held), to=Party.CUSTOMER)
-    return Step(session=held, effects=(waiting,), at=at, event="mitra_accepted", cause="payment_pending")
+    effects = (waiting, outcomes.payment_awaited(held))
+    return Step(session=held, effects=effects, at=at, event="mitra_accepted", cause="payment_pending")
 
 
 def refuse_message(status: SessionStatus) -> Refusal | None:

@@ -6,6 +6,7 @@ like, stands in `halo/settings.py`.
 """
 
 import base64
+import hmac
 import os
 import secrets as random
 from collections.abc import Callable
@@ -67,6 +68,12 @@ def keep(directory: Path, name: str, make: Callable[[], str]) -> str:
             f"{path} can be read by other users of this machine; give it mode 0600, or delete it to get a new one."
         )
     return read(path)
+
+
+def is_kept(directory: Path, name: str, secret: str) -> bool:
+    """Whether `secret` is the one that this data directory keeps under `name`."""
+    path = directory / name
+    return path.is_file() and hmac.compare_digest(read(path).encode(), secret.encode())
 
 
 def _write_once(path: Path, secret: str) -> None:

@@ -19,6 +19,7 @@ import trio
 from quart_trio import QuartTrio
 
 from halo.actors.deactivations import Deactivations
+from halo.actors.history import History
 from halo.actors.pairing import PairingDesk
 from halo.actors.registry import Registry
 from halo.actors.supervisor import RestartBudget, keep
@@ -31,6 +32,10 @@ from halo.net.flusher import Flusher
 from halo.net.guard import BindMalformed, BindRefused, Door, PublicBindRefused, open_listener, serve_guarded
 from halo.net.http import serve_http
 from halo.net.operators import create_admin
+from halo.net.outgoing import open_outgoing
+from halo.net.service_account import CredentialsUnusable
+from halo.net.status.first_operator import admit_first, link_of
+from halo.net.status.passwords import Passwords
 from halo.net.websocket import Doorkeeper
 from halo.settings import Settings
 from halo.store.account import PathClosed
@@ -63,6 +68,7 @@ STARTS_REFUSED = (
     BindMalformed,
     BindRefused,
     ClockSkewed,
+    CredentialsUnusable,
     DataDirectoryInUse,
     DataDirectoryUnusable,
     PathClosed,
@@ -87,6 +93,7 @@ class Server:
         self.parts = Parts(settings, db, mirror, lease, clock)
         self._revocations_since = clock.now() - (settings.access_token_seconds + 60) * 1000
         """What was revoked before has no living access token any more."""
+        self._taking_up = trio.Lock()
         self._ready = False
         self._draining = False
         self._state = State(is_ready=lambda: self._ready, is_draining=lambda: self._draining)
@@ -114,20 +121,29 @@ class Server:
         )
         return Door(gate, self._flusher)
 
-    async def run(self, announce: Callable[[dict[str, str]], None]) -> None:
-        """Serve until `stop` is set, then drain; `announce` is called once, with the listeners' addresses."""
+    async def run(
+        self, announce: Callable[[dict[str, str]], None], invite: Callable[[str], None] | None = None
+    ) -> None:
+        """Serve until `stop` is set, then drain.
+
+        `announce` is called once, with the listeners' addresses; `invite` before that, with the link by which the first operator
+        comes in, while nobody has signed in to the status page.
+        """
         parts = self.parts
         async with trio.open_nursery() as daemons, trio.open_nursery() as actors, trio.open_nursery() as watched:
             registry = Registry(actors, parts.actor_ports(), parts.sessions)
             pairings = PairingDesk(actors, parts.pairing_ports(registry))
-            desk = parts.desk(registry, pairings, self._doors, self._state)
+            parts.outside.start_search = pairings.search_opened
+            history = parts.history(registry)
+            desk = parts.desk(registry, pairings, self._doors, self._state, parts.insight(registry, history))
             await self._start_daemons(daemons, registry)
             watched_stop = (
                 trio.Event()
             )  # the admin listener opens first and closes last: it says "starting" and "draining"
             addresses = {"admin": await self._serve_http(watched, "admin", create_admin(desk), watched_stop)}
+            announce = await self._admit_first_operator(addresses["admin"], announce, invite)
             await self._restore(registry, pairings)
-            self._start_background(daemons, registry, pairings)
+            self._start_background(daemons, registry, pairings, history)
             async with trio.open_nursery() as conversations:
                 api = create_api(desk)
                 doorkeeper = parts.doorkeeper(registry, pairings, self._state)
@@ -136,6 +152,22 @@ class Server:
             watched_stop.set()
             actors.cancel_scope.cancel()
             daemons.cancel_scope.cancel()
+
+    async def _admit_first_operator(
+        self, admin_url: str, announce: Callable[[dict[str, str]], None], invite: Callable[[str], None] | None
+    ) -> Callable[[dict[str, str]], None]:
+        """`announce`, with the invitation before it where there is one: a start that fails invites nobody."""
+        links = invite is not None
+        link_token = await admit_first(self.parts.operator_accounts, Passwords(), self.parts.settings, links=links)
+        if link_token is None or invite is None:
+            return announce
+        link = link_of(admin_url, link_token)
+
+        def invite_and_announce(addresses: dict[str, str]) -> None:
+            invite(link)
+            announce(addresses)
+
+        return invite_and_announce
 
     # ---- daemons
 
@@ -146,12 +178,20 @@ class Server:
             self.parts.lease.serve, registry.credit_downtime, registry.owes_downtime, name="daemon lease"
         )
         await nursery.start(self.parts.connections.serve, name="daemon keepalive")
-        nursery.start_soon(partial(keep, self.parts.journal.serve, "journal", DAEMON_BUDGET), name="daemon journal")
+        journal = partial(keep, self.parts.journal.serve, "journal", DAEMON_BUDGET, self.parts.upkeeps)
+        nursery.start_soon(journal, name="daemon journal")
 
-    def _start_background(self, nursery: trio.Nursery, registry: Registry, pairings: PairingDesk) -> None:
+    def _start_background(
+        self, nursery: trio.Nursery, registry: Registry, pairings: PairingDesk, history: History
+    ) -> None:
         """What heals, mirrors and cleans beside the sessions; the mirror is seeded once they are restored (S35)."""
         parts = self.parts
-        chores = {"auth_sessions": parts.auth_sessions.delete_ended, "idempotency_keys": parts.idempotency.delete_old}
+        chores = {
+            "auth_sessions": parts.auth_sessions.delete_ended,
+            "idempotency_keys": parts.idempotency.delete_old,
+            "operator_sessions": parts.operator_sessions.delete_ended,
+            "sign_in_tries": parts.sign_in_tries.delete_old,
+        }
         deactivations = Deactivations(
             registry, pairings, parts.sessions, parts.mitras, close_sockets=self._look_for_revocations
         )
@@ -161,13 +201,20 @@ class Server:
             "capacities": parts.capacities.serve,
             "configuration": parts.configuration.serve,
             "deactivations": deactivations.serve,
+            "readings": partial(
+                parts.readings.serve, lambda search: pairings.payment_settled(search.payment_request_id)
+            ),
+            "reroutes": parts.reroutes(registry).serve,
+            "outbox": self._send_outbox,
+            "history": history.serve,
             "housekeeping": partial(keep_house, parts.db, parts.clock, chores),
             "revocations": self._heed_revocations,
             "take-up": partial(self._take_up_orphans, registry, pairings),
+            "watchdog": parts.watchdog(registry, partial(self._take_up, registry, pairings)).serve,
         }
         background.update({f"sweep {sweep.report.name}": sweep.serve for sweep in parts.sweeps})
         for name, daemon in background.items():
-            nursery.start_soon(partial(keep, daemon, name, DAEMON_BUDGET), name=f"daemon {name}")
+            nursery.start_soon(partial(keep, daemon, name, DAEMON_BUDGET, parts.upkeeps), name=f"daemon {name}")
 
     async def _restore(self, registry: Registry, pairings: PairingDesk) -> None:
         """Configuration, revocations, sessions with their timers, searches (S33–S34)."""
@@ -180,10 +227,19 @@ class Server:
         """Sessions and searches of dead nodes."""
         while True:
             with contextlib.suppress(StoreUnavailable):  # tried again in five seconds
-                if not self._draining:
-                    await registry.restore()
-                    await pairings.restore()
+                await self._take_up(registry, pairings)
             await trio.sleep(TAKE_UP_SECONDS)
+
+    async def _take_up(self, registry: Registry, pairings: PairingDesk) -> tuple[int, int]:
+        """How many sessions and searches were taken; one at a time, or the second would take the first one's catch for strays."""
+        async with self._taking_up:
+            return (0, 0) if self._draining else (await registry.restore(), await pairings.restore())
+
+    async def _send_outbox(self) -> NoReturn:
+        """Pushes to phones, refunds to the payment provider."""
+        tls = self.parts.outgoing_tls
+        async with open_outgoing(tls) as to_google, open_outgoing(tls) as to_provider:
+            await self.parts.outbox_sender(to_google, to_provider).serve()
 
     async def _heed_revocations(self) -> NoReturn:
         """Whatever node revoked a token family: its tokens are refused here, and its sockets close."""
@@ -279,8 +335,8 @@ async def open_server(
             yield Server(settings, db, mirror, lease, clock), origins
 
 
-async def serve(settings: Settings, announce: Callable[[dict[str, Any]], None]) -> None:
-    """`halo serve`: until SIGTERM or SIGINT."""
+async def serve(settings: Settings, announce: Callable[[dict[str, Any]], None], invite: Callable[[str], None]) -> None:
+    """`halo serve`: until SIGTERM or SIGINT. What `announce` and `invite` are for, `Server.run` says."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with open_server(settings) as (server, origins), trio.open_nursery() as nursery:
 
@@ -297,5 +353,5 @@ async def serve(settings: Settings, announce: Callable[[dict[str, Any]], None]) 
                 announce({"event": "ready", **addresses, "pid": os.getpid(), **origins})
 
             nursery.start_soon(stop_on_signal, name="signals")
-            await server.run(ready)
+            await server.run(ready, invite)
             nursery.cancel_scope.cancel()

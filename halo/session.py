@@ -8,6 +8,7 @@ finds the session as it was. Read next: `halo/events.py`, `halo/effects.py`, `ha
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from halo import protocol
 from halo.clock import Moment, rfc3339, rfc3339_or_none
@@ -73,6 +74,17 @@ class FailureCause(StrEnum):
     SESSION_ENDED = "session_ended"
 
 
+CUSTOMER_SENDER: Final = "customer"
+MITRA_SENDER: Final = "mitra"
+
+
+def sender_of(stored_sender: str) -> protocol.SenderName:
+    """Who that is for everybody who reads: the party, whichever mitra of the session it was."""
+    if stored_sender == CUSTOMER_SENDER:
+        return "customer"
+    return "mitra" if stored_sender == MITRA_SENDER or stored_sender.startswith(f"{MITRA_SENDER}:") else "system"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extension:
     """One request for more time. The policy is the one in force when it was made (spec 1 B)."""
@@ -99,6 +111,8 @@ class Session:
     session_id: str
     customer_id: str
     mitra_id: str
+    former_mitra_ids: tuple[str, ...] = ()
+    """Those who had it before `mitra_id`, in their order: none of them is asked again, and each counted her own messages."""
     payment_request_id: str
     topic_sensitivity: protocol.Topic
     status: SessionStatus
@@ -132,6 +146,11 @@ class Session:
     extensions_accepted: int = 0
     epoch: int = 1
     version: int = 1
+
+    @property
+    def mitra_sender(self) -> str:
+        """Whom her messages are stored under. Client ids are unique for a person: the second mitra is `mitra:2`, and so on (C3)."""
+        return f"{MITRA_SENDER}:{len(self.former_mitra_ids) + 1}" if self.former_mitra_ids else MITRA_SENDER
 
     def remaining_ms_at(self, now: Moment) -> int:
         """Paid time left at `now`, in milliseconds, never negative."""

@@ -62,7 +62,11 @@ class Settings:
         parsing.database_url,
     )
     valkey_url: str | None = _row(
-        "HALO_VALKEY_URL", None, "URL", "Valkey; without it one is started in the data directory.", parsing.valkey_url
+        "HALO_VALKEY_URL",
+        None,
+        "URL",
+        "Valkey: redis, rediss (TLS), unix, redis+cluster or rediss+cluster; without it one is started in the data directory.",
+        parsing.valkey_url,
     )
     valkey_prefix: str = _row(
         "HALO_VALKEY_PREFIX",
@@ -114,9 +118,39 @@ class Settings:
         "HALO_ADMIN_PASSWORD",
         None,
         "≥ 8 characters",
-        "Of the first operator; without it nobody can sign in.",
+        "Of the first operator, admin; without it a start prints a one-time link until somebody has signed in.",
         parsing.text_of(8),
         make=secrets.password,
+    )
+
+    fcm_credentials: Path | None = _row(
+        "HALO_FCM_CREDENTIALS",
+        None,
+        "path",
+        "Google's JSON of the service account that sends pushes, mode 0600; without it pushes are logged instead.",
+        parsing.path,
+    )
+    fcm_endpoint: str = _row(
+        "FCM_ENDPOINT",
+        "https://fcm.googleapis.com",
+        "URL",
+        "Where pushes are sent; another one in tests.",
+        parsing.outgoing_url,
+    )
+    refund_url: str | None = _row(
+        "HALO_REFUND_URL",
+        None,
+        "URL",
+        "The payment provider's, where refunds due are posted; without it they wait.",
+        parsing.outgoing_url,
+    )
+    refund_secret: str | None = _row(
+        "HALO_REFUND_SECRET",
+        None,
+        "whsec_ and base64",
+        "Signs the refunds; demanded with their URL.",
+        parsing.webhook_secret,
+        make=secrets.webhook_secret,
     )
 
     allowed_origins: tuple[str, ...] = _row(
@@ -214,6 +248,14 @@ class Settings:
         parsing.number(0.01, _DAY_SECONDS),
     )
 
+    watchdog_seconds: float = _row(
+        "HALO_WATCHDOG_SECONDS",
+        "60",
+        "s",
+        "How often the watchdog asks whether what must hold does hold.",
+        parsing.number(0.01, _DAY_SECONDS),
+    )
+
     log_level: str = _row(
         "HALO_LOG_LEVEL",
         "info",
@@ -222,7 +264,11 @@ class Settings:
         parsing.one_of("debug", "info", "warning", "error"),
     )
     log_format: str = _row(
-        "HALO_LOG_FORMAT", "json", "form", "json for machines, console for people.", parsing.one_of("json", "console")
+        "HALO_LOG_FORMAT",
+        "auto",
+        "form",
+        "json for machines, console for people; auto is console on a terminal and json elsewhere.",
+        parsing.one_of("auto", "json", "console"),
     )
 
     @classmethod
@@ -239,7 +285,15 @@ class Settings:
         if home is not None:
             _make_home(home, "--data-dir" if flags.get("data_dir") else "HALO_DATA_DIR")
         values |= {row.field: secret_of(row, environment, flags, home) for row in SETTINGS if row.secret}
+        if values["refund_url"] is not None and values["refund_secret"] is None:
+            raise SettingInvalid("HALO_REFUND_SECRET (or HALO_REFUND_SECRET_FILE) must be given with HALO_REFUND_URL.")
         return cls(**values)
+
+    @property
+    def admin_password_is_made_up(self) -> bool:
+        """Whether nobody chose it: it was made up for the data directory, where an operator would have to look for it."""
+        home = self.data_dir / "secrets"
+        return self.admin_password is not None and secrets.is_kept(home, "admin_password", self.admin_password)
 
 
 def _make_home(home: Path, origin: str) -> None:

@@ -1,7 +1,7 @@
 """When a running clock speaks: every interval, and at each warning before the end.
 
 Pure arithmetic on moments. `session_timer` frames are not events: they change nothing and are not written down. Read next:
-`halo/actors/session.py`.
+`halo/actors/alarm.py`.
 """
 
 from halo.clock import Moment

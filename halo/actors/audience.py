@@ -4,6 +4,8 @@ Everything here is synchronous and in memory: a socket's `send` never waits, and
 encoded once, and nothing is encoded for nobody. Read next: `halo/net/connection.py`, the ear itself.
 """
 
+from collections.abc import Collection
+
 from halo import protocol
 from halo.actors.commands import Ear
 from halo.session import Party
@@ -27,9 +29,22 @@ class Audience:
             self.send(protocol.Presence(party=ear.party.value, connected=True), beside=ear)
 
     def leave(self, ear: Ear) -> None:
+        """`ear` is gone; one that was shown the door, or never let in, has left already."""
+        if ear not in self._ears:
+            return
         self._ears.remove(ear)
         if not self.hears(ear.party):
             self.send(protocol.Presence(party=ear.party.value, connected=False))
+
+    def expel(self, participants: Collection[str], code: int) -> None:
+        """Close whoever is not among `participants` (any more): it hears nothing of what is said from now on (X1)."""
+        for ear in [ear for ear in self._ears if ear.user_id not in participants]:
+            self.leave(ear)
+            ear.close(code)
+
+    def has_others(self, beside: Ear | None) -> bool:
+        """Whether anybody is there but `beside`, who may have left already: its last words are for the others all the same."""
+        return any(ear is not beside for ear in self._ears)
 
     def hears(self, party: Party) -> bool:
         """Whether anybody of `party` is on this chat."""

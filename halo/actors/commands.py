@@ -4,7 +4,7 @@ An asker is told exactly once, `resolved` or `refused`, and after the commit onl
 `Answer`; the actor cannot tell them apart. Read next: `halo/actors/session.py`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
 import trio
@@ -13,7 +13,8 @@ from halo.clock import Moment
 from halo.errors import Refusal
 from halo.events import EndedBy
 from halo.extension import Asked
-from halo.session import Extension, Party, Session
+from halo.session import Extension, FailureCause, Party, Session
+from halo.trace import Trace, current_trace
 
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
@@ -61,6 +62,9 @@ class Ear(Protocol):
 
     party: Party
 
+    @property
+    def user_id(self) -> str: ...
+
     def send(self, frame: bytes) -> None: ...
 
     def hint(self, frame: bytes) -> None: ...
@@ -83,6 +87,8 @@ class Said:
     speaker: Speaker
     id: str
     body: str
+    heard_at: float = 0.0
+    """By the clock of `time.perf_counter`, in seconds: when its frame had been decoded."""
     is_answered: bool = False
 
     def stored(self, seq: int, at: Moment) -> None:
@@ -97,7 +103,14 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RequestExtension:
+class Asking:
+    """What every command carries beside its wish: the trace of whoever asks, taken in the task that asks."""
+
+    trace: Trace | None = field(default_factory=current_trace)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestExtension(Asking):
     asker: Asker[Extension]
     asked: Asked
     extension_id: str | None = None
@@ -105,7 +118,7 @@ class RequestExtension:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AnswerExtension:
+class AnswerExtension(Asking):
     asker: Asker[Extension]
     mitra_id: str
     extension_id: str
@@ -113,7 +126,7 @@ class AnswerExtension:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CancelExtension:
+class CancelExtension(Asking):
     asker: Asker[Extension]
     customer_id: str
     extension_id: str
@@ -128,16 +141,48 @@ class View:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class End:
+class End(Asking):
     asker: Asker[View]
     by: EndedBy
     user_id: str | None
-    """The participant who asks; None when an operator or the deactivation does."""
+    """The participant who asks, or the mitra who was deactivated; None when an operator does."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer(Asking):
+    """An operator wants another mitra for the session."""
+
+    asker: Asker[View]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssignMitra(Asking):
+    """Another mitra has said yes to an offer of the session's search."""
+
+    asker: Asker[View]
+    mitra_id: str
+    pairing_id: str
+    offer_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettlePayment:
     """The payment of a session on hold may have been confirmed or failed: look."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MitraSilent:
+    """The mitra was neither reachable nor connected at any look since `since`. Who saw it says it again while it is so."""
+
+    since: Moment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchOver:
+    """The session's search for another mitra has come to nothing. Who saw it says it again while the session waits."""
+
+    pairing_id: str
+    cause: FailureCause
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,5 +195,7 @@ class Stop:
     """Finish what came before this, then return."""
 
 
-Command: TypeAlias = RequestExtension | AnswerExtension | CancelExtension | End
-Item: TypeAlias = Said | Command | SettlePayment | Due | Stop
+Command: TypeAlias = RequestExtension | AnswerExtension | CancelExtension | End | Transfer | AssignMitra
+Sighting: TypeAlias = MitraSilent | SearchOver
+"""What is told again and again while it is so: one that is lost, or refused for want of room, costs the next look."""
+Item: TypeAlias = Said | Command | SettlePayment | Sighting | Due | Stop

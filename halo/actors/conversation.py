@@ -1,12 +1,14 @@
 """The messages of one session: each gets the next `seq`, becomes durable with many others, and only then is acknowledged and heard.
 
 The owner numbers, so `seq` is dense (C2); a client id that was seen before is looked up and acknowledged again with its first `seq`
-(C3). When the outcome of an append is unknown nobody is acknowledged, and the next thing that happens is `catch_up`, which reads
-what is stored. Must never write for a session that it does not own: the journal checks the epoch. Read next:
+(C3). Ids belong to a person, so a row names which mitra of the session spoke. When the outcome of an append is unknown nobody is
+acknowledged, and the next thing that happens is `catch_up`, which reads what is stored. Must never write for a session that it does
+not own: the journal checks the epoch. Read next:
 `halo/store/journal.py`.
 """
 
 from dataclasses import dataclass
+from time import perf_counter
 
 from halo import protocol
 from halo.actors.audience import Audience
@@ -14,9 +16,9 @@ from halo.actors.commands import Ear, Said
 from halo.actors.known_ids import KnownIds
 from halo.actors.ports import MessageRow, Ports
 from halo.clock import Moment, rfc3339
-from halo.errors import IdReused, StepOvertaken, StoreUnavailable
+from halo.errors import IdReused, SessionNotActive, StepOvertaken, StoreUnavailable
 from halo.rules import refuse_message
-from halo.session import Session
+from halo.session import CUSTOMER_SENDER, Party, Session, sender_of
 
 IDS_PAGE = 10_000
 """Ids read at a time after a restart: some 400 KB, a few milliseconds."""
@@ -29,6 +31,7 @@ class Row:
 
     seq: int
     sender: str
+    """`customer`, or as `Session.mitra_sender` has it: each mitra of a session counts her own messages."""
     id: str
     body: str
     at: Moment
@@ -54,11 +57,12 @@ class Conversation:
         self._known: KnownIds | None = None if last_seq else KnownIds()
 
     async def store(self, said: list[Said], session: Session) -> None:
-        """Number, append, acknowledge, deliver.
+        """Number, append, acknowledge, deliver; whoever is no participant any more is refused, whatever it says.
 
         Raises:
             TailUnknown: the append failed; whoever spoke was told to try again.
         """
+        said = _of_participants(said, session)
         try:
             fresh = await self._number(said, session)
         except StoreUnavailable as away:  # nothing was written: the ids could not be looked up
@@ -79,6 +83,10 @@ class Conversation:
                 item.stored(row.seq, row.at)
             self._deliver(row, beside=items[0].speaker)
             self.last_seq = row.seq  # last: what a crash kept from being delivered is caught up with
+        acknowledged_at, observe = perf_counter(), self._ports.meters.ack_seconds.observe
+        for _, items in fresh:
+            for item in items:
+                observe(acknowledged_at - item.heard_at)
 
     async def catch_up(self, last_seq: int) -> None:
         """Deliver what turns out to be stored beyond what was heard, up to `last_seq`."""
@@ -100,16 +108,17 @@ class Conversation:
         known = self._known if self._known is not None else await self._load_known()
         refusal = refuse_message(session.status)
         at = self._ports.clock.now()
-        earlier = {
-            (item.speaker.party.value, item.id): await self._ports.messages.find_message(
-                self._session_id, item.speaker.party.value, item.id
-            )
-            for item in said
-            if known.may_hold(item.speaker.party.value, item.id)
-        }
-        fresh: dict[tuple[str, str], tuple[Row, list[Said]]] = {}
+        # Who speaks is the customer, or the mitra who has the session now: everybody else was refused before.
+        customer, mitra = Party.CUSTOMER, session.mitra_sender
+        keys: list[tuple[str, str]] = []
+        earlier: dict[tuple[str, str], MessageRow | None] = {}
         for item in said:
-            key = (item.speaker.party.value, item.id)
+            sender, client_id = key = (CUSTOMER_SENDER if item.speaker.party is customer else mitra, item.id)
+            keys.append(key)
+            if known.may_hold(sender, client_id):
+                earlier[key] = await self._ports.messages.find_message(self._session_id, sender, client_id)
+        fresh: dict[tuple[str, str], tuple[Row, list[Said]]] = {}
+        for item, key in zip(said, keys, strict=True):
             first: MessageRow | None = fresh[key][0] if key in fresh else earlier.get(key)
             if first is not None and first.body != item.body:
                 item.not_stored(IdReused())
@@ -137,8 +146,19 @@ class Conversation:
         return known
 
     def _deliver(self, row: MessageRow, beside: Ear | None) -> None:
-        if len(self._audience) > (beside is not None):  # nobody else listens: nothing to build
+        if self._audience.has_others(beside):  # or there is nothing to build
             self._audience.send(message_frame(self._session_id, row), beside=beside)
+
+
+def _of_participants(said: list[Said], session: Session) -> list[Said]:
+    """What a mitra still had on its way when the session was handed on is not said in her successor's name."""
+    theirs = []
+    for item in said:
+        if item.speaker.user_id in {session.customer_id, session.mitra_id}:
+            theirs.append(item)
+        else:
+            item.not_stored(SessionNotActive("The session was handed on to another mitra."))
+    return theirs
 
 
 def message_frame(session_id: str, row: MessageRow) -> protocol.Message:
@@ -147,7 +167,7 @@ def message_frame(session_id: str, row: MessageRow) -> protocol.Message:
         session_id=session_id,
         seq=row.seq,
         id=row.id,
-        sender="customer" if row.sender == "customer" else "mitra" if row.sender == "mitra" else "system",
+        sender=sender_of(row.sender),
         body=row.body,
         at=rfc3339(row.at),
     )

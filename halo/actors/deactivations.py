@@ -2,10 +2,11 @@
 
 The operator's own node acts at once; the others, and this one when the operator's died half way, find here whose sessions must end
 and whose offers are withdrawn (spec 3: within a second on every node). Sockets close by the revocation of their tokens. It must
-never wait for one session before it looks at the next. Read next: `halo/net/operators.py`, which deactivates.
+never wait for one session before it looks at the next, and never end one in `rerouting`: its customer waits for another mitra already.
+Read next: `halo/net/operators.py`, which deactivates.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Final, NoReturn, Protocol
 
 import structlog
@@ -37,7 +38,7 @@ class AskedSearches(Protocol):
 
 
 class SessionRows(Protocol):
-    async def list_without_active_mitra(self) -> Sequence[str]: ...
+    async def list_without_active_mitra(self) -> Mapping[str, str]: ...
 
 
 class MitraRows(Protocol):
@@ -76,20 +77,23 @@ class Deactivations:
     async def _look(self, nursery: trio.Nursery) -> None:
         """Asks nothing while there is nothing here that a deactivation could end."""
         if len(self._sessions):
-            found = [each for each in await self._rows.list_without_active_mitra() if each not in self._ending]
+            mitra_of = await self._rows.list_without_active_mitra()
+            found = [session_id for session_id in mitra_of if session_id not in self._ending]
             if found:
                 await self._close_sockets()
             for session_id in found:
                 self._ending.add(session_id)
-                nursery.start_soon(self._end, session_id, name=f"end {session_id}")
+                nursery.start_soon(self._end, session_id, mitra_of[session_id], name=f"end {session_id}")
         if asked := self._searches.asked():
             for mitra_id in await self._mitras.list_deactivated(asked):
                 await self._searches.rescind_for(mitra_id)
 
-    async def _end(self, session_id: str) -> None:
+    async def _end(self, session_id: str, mitra_id: str) -> None:
         try:
-            await self._sessions.end(session_id, EndedBy.DEACTIVATION, user_id=None)
-        except Refusal as refusal:  # ended meanwhile, or busy: what still lives is listed again
+            await self._sessions.end(session_id, EndedBy.DEACTIVATION, user_id=mitra_id)
+        except (
+            Refusal
+        ) as refusal:  # ended or handed on meanwhile, or busy: what is still hers and lives is listed again
             log.info("deactivated_session_not_ended", session_id=session_id, code=refusal.code)
         finally:
             self._ending.discard(session_id)

@@ -53,7 +53,8 @@ class OpenedBefore(Protocol):
 
 
 class Answered(Protocol):
-    """An accept that was not refused: a session `opened` now, or `before`; neither when the payment had failed, and the search with it."""
+    """An accept that was not refused: a session `opened` now, or `before`; a session that may be taken over, by its actor alone; none
+    of these when the payment had failed, and the search with it."""
 
     @property
     def pairing_id(self) -> str: ...
@@ -63,6 +64,9 @@ class Answered(Protocol):
 
     @property
     def before(self) -> OpenedBefore | None: ...
+
+    @property
+    def rerouted_session_id(self) -> str | None: ...
 
 
 class AnswerRows(Protocol):
@@ -177,6 +181,10 @@ class PairingDesk:
                 self._wake(pairing_id)
         return view
 
+    def search_opened(self, pairing_id: str) -> None:
+        """A session has lost its mitra, and its own step has opened the search for another."""
+        self._nudge(pairing_id)
+
     def payment_settled(self, payment_request_id: str) -> None:
         """The payment was confirmed or has failed; a search that has it looks at it now."""
         for searcher in self._searchers.values():
@@ -190,7 +198,7 @@ class PairingDesk:
         return await self._ports.offers.list_open(mitra_id)
 
     async def accept(self, offer_id: str, mitra_id: str) -> tuple[str, str]:
-        """The mitra's yes: the id and the status of the session that it has opened, also when the winner says it again.
+        """The mitra's yes: the id and the status of the session that it has opened or taken over, also when the winner says it again.
 
         Raises:
             NotFound: the offer is not this mitra's.
@@ -223,12 +231,32 @@ class PairingDesk:
                 raise
             if answered.before is not None:
                 return await self._opened_before(answered.pairing_id, answered.before, session_id)
-            searcher = self._searcher(answered.pairing_id)
-            await searcher.open_session(session_id)
-            searcher.wake()
+            if answered.rerouted_session_id is None:
+                searcher = self._searcher(answered.pairing_id)
+                await searcher.open_session(session_id)
+                searcher.wake()
+        if answered.rerouted_session_id is not None:
+            return await self._take_over(answered.rerouted_session_id, answered.pairing_id, offer_id, mitra_id, open_)
         if answered.opened is None:
             raise OfferResolved("The customer's payment has failed.")
         return answered.opened.session.session_id, answered.opened.session.status.value
+
+    async def _take_over(
+        self, session_id: str, pairing_id: str, offer_id: str, mitra_id: str, open_: Callable[[Search], Step]
+    ) -> tuple[str, str]:
+        """The session's actor decides. It needs no shield: what it was handed it does, whoever waits."""
+        try:
+            view = await self._ports.search.sessions.assign(
+                session_id, mitra_id=mitra_id, pairing_id=pairing_id, offer_id=offer_id
+            )
+        except OfferResolved:  # perhaps by her own yes, said twice at once: then the rows know it, or refuse it again
+            answered = await self._ports.answers.accept(offer_id, mitra_id, open_, self._clock.now())
+            if answered.before is None:
+                raise
+            return answered.before.session_id, answered.before.status
+        finally:
+            self._wake(pairing_id)  # only where it is kept: another node's search is not ours to run
+        return view.session.session_id, view.session.status.value
 
     async def _opened_before(self, pairing_id: str, before: OpenedBefore, session_id: str) -> tuple[str, str]:
         """The answer to the winner's repeat. Its first answer may have been lost with the actor not started yet."""
@@ -283,6 +311,10 @@ class PairingDesk:
         return searcher
 
     async def _keep(self, searcher: Searcher) -> None:
+        # It goes on in the trace of whoever wanted it: its pushes belong to that wish.
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(pairing_id=searcher.pairing_id)
+
         async def recover(_: Exception) -> None:
             """Nothing to do: each turn begins with the rows."""
 

@@ -15,6 +15,7 @@ from halo.clock import Clock, Moment
 from halo.config import LiveConfig
 from halo.effects import Step
 from halo.events import Reachability
+from halo.histogram import BATCH_BOUNDS, LATENESS_BOUNDS_SECONDS, Histogram
 from halo.payment import Payment
 from halo.session import Extension, Party, Session
 
@@ -96,6 +97,28 @@ class Outside(Protocol):
 
     def tell(self, user_id: str, frame: protocol.Frame) -> None: ...
 
+    def ask_receipt(self, user_id: str, receipt: str, session_id: str) -> None: ...
+
+    def search_opened(self, pairing_id: str, cause: str) -> None: ...
+
+    def search_over(self, outcome: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Meters:
+    """What all actors of a node observe together; read by whoever scrapes."""
+
+    ack_seconds: Histogram = field(default_factory=Histogram)
+    """From a decoded message to its `ack` in the socket's buffer."""
+    taken_items: Histogram = field(default_factory=lambda: Histogram(BATCH_BOUNDS))
+    """How much waited in a mailbox when its actor looked."""
+    step_seconds: Histogram = field(default_factory=Histogram)
+    """The transaction of a step."""
+    deadline_lateness_seconds: Histogram = field(default_factory=lambda: Histogram(LATENESS_BOUNDS_SECONDS))
+    """From a session's deadline to the moment at which it was decided."""
+    timer_lateness_seconds: Histogram = field(default_factory=lambda: Histogram(LATENESS_BOUNDS_SECONDS))
+    """From the moment of a `session_timer` to its frame."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
@@ -108,5 +131,6 @@ class Ports:
     facts: Facts
     lease: Lease
     outside: Outside
+    meters: Meters = field(default_factory=Meters)
     turns: trio.Semaphore = field(default_factory=lambda: trio.Semaphore(UNASKED_AT_ONCE))
     """For what nobody asked for: ten thousand sessions with a deadline or a credit at once must not crowd out those who ask."""

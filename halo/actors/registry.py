@@ -7,6 +7,7 @@ mailbox. Read next: `halo/actors/session.py`.
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, TypeVar
 
 import structlog
@@ -16,17 +17,21 @@ from halo import protocol
 from halo.actors.commands import (
     Answer,
     AnswerExtension,
+    AssignMitra,
     CancelExtension,
     Command,
     End,
     RequestExtension,
     SettlePayment,
+    Sighting,
     Stop,
+    Transfer,
     View,
 )
 from halo.actors.ports import Ports, StoredSession
 from halo.actors.session import CLOSE_COME_BACK, SessionActor
 from halo.actors.supervisor import RestartBudget, supervise
+from halo.actors.upkeep import Upkeeps
 from halo.clock import Moment
 from halo.effects import Step
 from halo.errors import (
@@ -34,6 +39,7 @@ from halo.errors import (
     Draining,
     ExtensionResolved,
     NotFound,
+    OfferResolved,
     OwnershipLost,
     SessionNotActive,
     StepOvertaken,
@@ -43,6 +49,7 @@ from halo.events import DowntimeCredited, EndedBy
 from halo.extension import Asked
 from halo.rules import step
 from halo.session import Extension, Session, SessionStatus
+from halo.trace import forget
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -92,6 +99,9 @@ class Registry:
         self._actors: dict[str, SessionActor] = {}
         self._running = 0
         """Actors with a task; a parked one has none any more, and stays listed."""
+        self._parked_at: dict[str, Moment] = {}
+        self.upkeeps = Upkeeps(ports.clock)
+        """Of those sessions only that have crashed here."""
         self._all_gone = trio.Event()
         self.draining = False
 
@@ -116,6 +126,7 @@ class Registry:
         while page := await self._ownership.take_up(TAKE_UP_PAGE):
             for stored, credited_at in await self._credited(page):
                 self._start_late(stored, credited_at)
+                self._mark_mitras(stored.session)
                 await trio.lowlevel.checkpoint()
             count += len(page)
         return count
@@ -147,8 +158,14 @@ class Registry:
         for stray in await self._ownership.list_strays(self._actors.keys()):
             if stray.stored.session.session_id not in self._actors:  # `opened` may have come meanwhile
                 self._start(stray.stored).owe_downtime(stray.last_kept_at, self._ports.clock.now())
+                self._mark_mitras(stray.stored.session)
                 count += 1
         return count
+
+    def _mark_mitras(self, session: Session) -> None:
+        """Who kept it may have died between a step's commit and the mirror's hearing that a mitra has one session more, or one less."""
+        for mitra_id in (session.mitra_id, *session.former_mitra_ids):
+            self._ports.outside.capacity_changed(mitra_id)
 
     async def opened(self, decided: Step) -> None:
         """Start the actor of a session that has just been committed."""
@@ -172,6 +189,7 @@ class Registry:
             earlier.audience.close(CLOSE_COME_BACK)
             earlier.mailbox.put(Stop(), urgent=True)
         self._actors[actor.session.session_id] = actor
+        self._parked_at.pop(actor.session.session_id, None)
         if self.draining:  # it was committed while the others were told to stop
             actor.mailbox.put(Stop(), urgent=True)
         self._running += 1
@@ -180,6 +198,10 @@ class Registry:
 
     async def _keep(self, actor: SessionActor) -> None:
         session_id = actor.session.session_id
+        # Started by whoever opened the session, which ends long before: from here on each step belongs to whoever asks for it.
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(session_id=session_id)
+        forget()
         lost = False
 
         async def run() -> None:
@@ -203,19 +225,56 @@ class Registry:
 
         def parked() -> None:
             actor.retire(ActorFault)
+            self._parked_at[session_id] = self._ports.clock.now()
 
         try:
             await supervise(
-                run, name="session", recover=recover, parked=parked, budget=self._budget, session_id=session_id
+                run,
+                name="session",
+                recover=recover,
+                parked=parked,
+                budget=self._budget,
+                crashed=partial(self.upkeeps.crashed, session_id),
+                session_id=session_id,
             )
         finally:
             if not actor.is_parked:
+                self.upkeeps.over(session_id)
                 actor.retire(SessionNotActive if actor.session.status is SessionStatus.ENDED else Draining)
                 if self._actors.get(session_id) is actor:
                     del self._actors[session_id]
             self._running -= 1
             if self.draining and not self._running:
                 self._all_gone.set()
+
+    def parked_at(self, session_id: str) -> Moment | None:
+        """Since when this session's actor stands still, or None when it does not."""
+        actor = self._actors.get(session_id)
+        return self._parked_at.get(session_id) if actor is not None and actor.is_parked else None
+
+    async def revive(self, session_id: str) -> bool:
+        """One more attempt for a parked actor: from its row, with a fresh budget, and the time that it stood still credited.
+
+        Returns whether it runs again. Raises StoreUnavailable; then it is parked as before.
+        """
+        actor = self._actors.get(session_id)
+        if actor is None or not actor.is_parked:
+            return False
+        stored = await self._ports.rows.load(session_id)
+        if self._actors.get(session_id) is not actor or self.draining:
+            return False  # taken from ourselves meanwhile, or nobody starts any more
+        parked_at = self._parked_at[session_id]
+        if (
+            stored is None
+            or stored.session.epoch != actor.session.epoch
+            or stored.session.status is SessionStatus.ENDED
+        ):
+            actor.audience.close(CLOSE_COME_BACK)  # another node has it, or had it to its end
+            del self._actors[session_id], self._parked_at[session_id]
+            self.upkeeps.over(session_id)
+            return False
+        self._start(stored).owe_downtime(parked_at, self._ports.clock.now())
+        return True
 
     def credit_downtime(self, since: Moment, until: Moment) -> None:
         """No clock was kept on this node meanwhile: every session of it gets the time back."""
@@ -249,9 +308,16 @@ class Registry:
         return view
 
     async def living_of(self, user_id: str) -> list[View]:
-        return [
-            await self.view(session_id, user_id=user_id) for session_id in await self._ownership.list_living_of(user_id)
-        ]
+        """Her living sessions. One that is being handed on to her at this moment is missing: she hears of it when it is hers."""
+        views: list[View] = []
+        for session_id in await self._ownership.list_living_of(user_id):
+            try:
+                views.append(await self.view(session_id, user_id=user_id))
+            except (
+                NotFound
+            ):  # the rows are ahead of the actor, or were handed on behind our back: the others are hers all the same
+                continue
+        return views
 
     async def request_extension(
         self,
@@ -303,6 +369,35 @@ class Registry:
         answer: Answer[View] = Answer()
         return await self._ask(session_id, user_id, End(asker=answer, by=by, user_id=user_id), answer)
 
+    async def transfer(self, session_id: str) -> View:
+        """The session, `rerouting`: another mitra is sought.
+
+        Raises:
+            NotFound
+            SessionNotActive: it is not `active`.
+            StoreUnavailable, Busy
+        """
+        answer: Answer[View] = Answer()
+        return await self._ask(session_id, None, Transfer(asker=answer), answer)
+
+    async def assign(self, session_id: str, *, mitra_id: str, pairing_id: str, offer_id: str) -> View:
+        """The session with its new mitra, who has accepted this offer of its search.
+
+        Raises:
+            OfferResolved: somebody or something was faster.
+            MitraDeactivated, CapacityExceeded
+            StoreUnavailable: the offer will tell whether it was done.
+        """
+        answer: Answer[View] = Answer()
+        command = AssignMitra(asker=answer, mitra_id=mitra_id, pairing_id=pairing_id, offer_id=offer_id)
+        return await self._ask(session_id, None, command, answer)
+
+    def saw(self, session_id: str, sighting: Sighting) -> None:
+        """Tell a session what was seen of it. Dropped where something else waits already: it will be seen again."""
+        actor = self._actors.get(session_id)
+        if actor is not None and actor.retired is None and not actor.mailbox:
+            actor.mailbox.put(sighting)
+
     async def payment_settled(self, session_id: str) -> None:
         """The payment of a session that may be on hold was confirmed or has failed."""
         actor = self._actors.get(session_id)
@@ -327,6 +422,8 @@ class Registry:
             if await self._ports.rows.find_extension(session_id, command.extension_id) is None:
                 raise NotFound("This session has no such extension.")
             raise ExtensionResolved
+        if isinstance(command, AssignMitra):
+            raise OfferResolved
         raise SessionNotActive("The session has ended.")
 
     async def _load(self, session_id: str) -> View:

@@ -6,18 +6,23 @@ commit or a restart costs a turn. It must never write but through the guarded st
 the moves; `halo/actors/pairing.py`, the desk that starts searches and nudges them.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, assert_never
 
 import trio
 
 from halo import protocol
+from halo.actors.commands import SearchOver, Sighting, View
 from halo.clock import Clock, Moment
 from halo.config import LiveConfig
-from halo.effects import Send, Step
+from halo.effects import PushIfAbsent, Send, Step
 from halo.errors import NotFound, StepOvertaken, StoreUnavailable
+from halo.histogram import PATIENCE_BOUNDS_SECONDS, Histogram
 from halo.pairing import AskWave, GiveUp, Offer, OfferStatus, PairingStatus, Search, Wait, next_move
+from halo.push import receipt
+from halo.session import FailureCause
 
 STORE_RETRY_SECONDS = 0.5
 """The store has waited and tried again before it says that it is away; this only keeps many searches from asking in a loop."""
@@ -46,13 +51,30 @@ class Lobby(Protocol):
 
     def tell(self, user_id: str, frame: protocol.Frame) -> None: ...
 
-    def is_connected(self, user_id: str) -> bool: ...
+    def is_in_lobby(self, user_id: str) -> bool: ...
+
+    def ask_receipt(self, user_id: str, receipt: str) -> None: ...
 
 
-class OpenedSessions(Protocol):
-    """Where the actor of a session that has just been committed is started; for the registry, once or twice is the same."""
+class SearchedSessions(Protocol):
+    """The registry, as searches need it."""
 
-    async def opened(self, decided: Step) -> None: ...
+    async def opened(self, decided: Step) -> None:
+        """Start the actor of a session that has just been committed; once or twice is the same."""
+
+    async def assign(self, session_id: str, *, mitra_id: str, pairing_id: str, offer_id: str) -> View: ...
+
+    def saw(self, session_id: str, sighting: Sighting) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SearchMeters:
+    """What all searches of a node observe together; those for a session that lost its mitra are counted elsewhere."""
+
+    match_seconds: Histogram = field(default_factory=lambda: Histogram(PATIENCE_BOUNDS_SECONDS))
+    """From a customer's wish to a mitra's yes, of those that began here."""
+    outcomes: Counter[str] = field(default_factory=Counter)
+    """`matched`, or the cause of the failure."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +85,9 @@ class SearchPorts:
     rows: SearchRows
     available: Available
     lobby: Lobby
-    sessions: OpenedSessions
+    sessions: SearchedSessions
     config: Callable[[], LiveConfig]
+    meters: SearchMeters = field(default_factory=SearchMeters)
 
 
 _RESCINDED: dict[OfferStatus, Literal["taken", "cancelled", "timed_out"]] = {
@@ -92,6 +115,8 @@ class Searcher:
         self._progress = 0
         self._matched = False
         self._not_before: Moment = 0
+        self._began: float | None = None
+        """On Trio's clock, in seconds; None when another task had begun it."""
 
     def wake(self) -> None:
         """The rows may have changed."""
@@ -113,10 +138,13 @@ class Searcher:
             try:
                 search = await self._ports.rows.load(self.pairing_id)
                 self.payment_request_id = search.payment_request_id
+                if not search.wave and self._began is None:
+                    self._began = trio.current_time()
                 if search.session_id is not None:
                     await self.open_session(search.session_id)
                 self._announce(search)
                 if search.status is not PairingStatus.SEARCHING:
+                    self._observe(search)
                     return
                 await self._move(search)
             except NotFound:
@@ -127,6 +155,14 @@ class Searcher:
                 # Nobody could answer meanwhile, so nothing may run out the moment the store is back (spec 5, faults).
                 self._not_before = self._ports.clock.now() + self._ports.config().reconnect_grace_seconds * 1000
                 await trio.sleep(STORE_RETRY_SECONDS)
+
+    def _observe(self, search: Search) -> None:
+        if search.rerouted_session_id is not None:
+            return
+        meters = self._ports.meters
+        meters.outcomes[search.cause or search.status.value] += 1
+        if search.status is PairingStatus.MATCHED and self._began is not None:
+            meters.match_seconds.observe(trio.current_time() - self._began)
 
     async def open_session(self, session_id: str) -> None:
         """Start the actor of a committed session, once, and tell both lobbies: first that it is, then, if the clock runs, since when."""
@@ -139,6 +175,10 @@ class Searcher:
             if isinstance(effect, Send) and isinstance(effect.frame, protocol.SessionStarted):
                 self._ports.lobby.tell(decided.session.mitra_id, effect.frame)
                 self._ports.lobby.tell(decided.session.customer_id, effect.frame)
+        for effect in decided.effects:
+            if isinstance(effect, PushIfAbsent):
+                named = receipt(effect.collapse_key, decided.session.version)
+                self._ports.lobby.ask_receipt(decided.session.customer_id, named)
 
     def _announce(self, search: Search) -> None:
         for offer in search.offers:
@@ -148,9 +188,13 @@ class Searcher:
                 continue
             if offer.status is OfferStatus.OPEN:
                 self._ports.lobby.tell(offer.mitra_id, search.frame(offer))
+                self._ports.lobby.ask_receipt(offer.mitra_id, f"offer:{offer.offer_id}")
             elif offer.status in _RESCINDED and (before is not None or offer.wave == search.wave):
                 rescinded = protocol.OfferRescinded(offer_id=offer.offer_id, reason=_RESCINDED[offer.status])
                 self._ports.lobby.tell(offer.mitra_id, rescinded)
+        if search.rerouted_session_id is not None:
+            self._tell_session(search, search.rerouted_session_id)
+            return
         if search.wave > self._progress:
             self._progress = search.wave
             offered = sum(offer.wave == search.wave for offer in search.offers)
@@ -161,6 +205,13 @@ class Searcher:
         elif search.cause is not None:
             failed = protocol.PairingFailed(pairing_id=search.pairing_id, cause=search.cause)
             self._ports.lobby.tell(search.customer_id, failed)
+            self._ports.lobby.ask_receipt(search.customer_id, f"pairing:{search.pairing_id}")
+
+    def _tell_session(self, search: Search, session_id: str) -> None:
+        """The customer of a session that lost its mitra hears of it from the session alone; that it can end, it learns here."""
+        if search.cause is not None:
+            over = SearchOver(pairing_id=search.pairing_id, cause=FailureCause(search.cause))
+            self._ports.sessions.saw(session_id, over)
 
     def _tell_matched(self, customer_id: str, session_id: str) -> None:
         if not self._matched:
@@ -189,8 +240,8 @@ class Searcher:
         exclude = set(move.exclude)
         while mitra_ids := await self._ports.available.find_available(config.pairing_blast_size, exclude):
             now = self._ports.clock.now()
-            absent = [mitra_id for mitra_id in mitra_ids if not self._ports.lobby.is_connected(mitra_id)]
-            deadline_at = now + config.pairing_offer_seconds * 1000
+            absent = [mitra_id for mitra_id in mitra_ids if not self._ports.lobby.is_in_lobby(mitra_id)]
+            deadline_at = search.offers_end_at(now + config.pairing_offer_seconds * 1000)
             if await self._ports.rows.send_wave(search, mitra_ids, absent=absent, deadline_at=deadline_at, at=now):
                 return
             exclude.update(mitra_ids)

@@ -7,10 +7,13 @@ cancellation and the end of the process through. Read next: `halo/actors/registr
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn
 
 import structlog
 import trio
+
+from halo.actors.upkeep import Upkeeps
 
 log = structlog.get_logger(__name__)
 
@@ -35,11 +38,12 @@ async def supervise(
     recover: Callable[[Exception], Awaitable[None]],
     parked: Callable[[], None],
     budget: RestartBudget,
+    crashed: Callable[[Exception], None] | None = None,
     **context: str,
 ) -> None:
     """Run `run` until it returns.
 
-    After a crash `recover` is awaited (it may itself crash, which counts as well), then `run` starts again. Past the budget `parked` is
+    Of each crash `crashed` is told, and must not fail. After it `recover` is awaited (it may itself crash, which counts as well), then `run` starts again. Past the budget `parked` is
     called once and supervision ends: whoever it was stays parked until somebody looks.
     """
     crashes: deque[float] = deque()
@@ -53,6 +57,8 @@ async def supervise(
             return
         except Exception as error:  # noqa: BLE001 - the supervisor's whole purpose; Cancelled is a BaseException and passes
             fault = error
+        if crashed is not None:
+            crashed(fault)
         now = trio.current_time()
         crashes.append(now)
         while crashes[0] < now - budget.period_seconds:
@@ -69,8 +75,10 @@ class DaemonEnded(Exception):
     """A daemon returned or spent its restart budget: the server cannot do its work without it."""
 
 
-async def keep(run: Callable[[], Awaitable[object]], name: str, budget: RestartBudget) -> NoReturn:
-    """Run a daemon for ever: a crash restarts it, the end of its budget or a return ends the server.
+async def keep(
+    run: Callable[[], Awaitable[object]], name: str, budget: RestartBudget, upkeeps: Upkeeps | None = None
+) -> NoReturn:
+    """Run a daemon for ever: a crash restarts it, the end of its budget or a return ends the server. `upkeeps` hears of it.
 
     Raises:
         DaemonEnded
@@ -82,5 +90,9 @@ async def keep(run: Callable[[], Awaitable[object]], name: str, budget: RestartB
     def parked() -> None:
         raise DaemonEnded(f"{name} has crashed {budget.restarts + 1} times within {budget.period_seconds:.0f} s")
 
-    await supervise(run, name=name, recover=recover, parked=parked, budget=budget)
+    crashed = None
+    if upkeeps is not None:
+        upkeeps.begun(name)
+        crashed = partial(upkeeps.crashed, name)
+    await supervise(run, name=name, recover=recover, parked=parked, budget=budget, crashed=crashed)
     raise DaemonEnded(f"{name} has returned")

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ import trio
 START_SECONDS = 60.0
 """A first start makes a database: 2 s here, and a slow disk may take its time."""
 STOP_SECONDS = 30.0
+HALO_SERVE = ("-m", "halo", "serve")
+"""What Python is to run; a measurement may put something of its own around it."""
 
 
 class ServerDidNotStart(Exception):
@@ -27,8 +29,9 @@ class ServerDidNotStart(Exception):
 class Stage:
     """One server at a time, on one data directory."""
 
-    def __init__(self, data_dir: Path, settings: Mapping[str, str]) -> None:
+    def __init__(self, data_dir: Path, settings: Mapping[str, str], program: Sequence[str] = HALO_SERVE) -> None:
         self.data_dir = data_dir
+        self._program = tuple(program)
         self.log = data_dir.parent / "server.log"
         self.ready: dict[str, Any] = {}
         self._environment = {
@@ -46,7 +49,7 @@ class Stage:
         """Returns when the server is ready. Raises ServerDidNotStart."""
         with self.log.open("ab") as log:
             self._process = await trio.lowlevel.open_process(
-                [sys.executable, "-m", "halo", "serve"],
+                [sys.executable, *self._program],
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -92,8 +95,10 @@ class Stage:
 
 
 @asynccontextmanager
-async def open_stage(data_dir: Path, settings: Mapping[str, str]) -> AsyncIterator[Stage]:
-    stage = Stage(data_dir, settings)
+async def open_stage(
+    data_dir: Path, settings: Mapping[str, str], program: Sequence[str] = HALO_SERVE
+) -> AsyncIterator[Stage]:
+    stage = Stage(data_dir, settings, program)
     try:
         yield stage
     finally:

@@ -29,6 +29,7 @@ DESCRIPTION = (
 def create_api(desk: Desk) -> QuartTrio:
     """The application; it keeps nothing but its limits' buckets, and starts nothing."""
     app = new_app(__name__)
+    desk.http_meter.install(app, "api")
     callers = Callers(desk.settings, desk.clock, desk.tokens)
     reception = Reception(callers, desk.idempotency, desk.draining, sandbox=desk.settings.sandbox)
     handlers = (

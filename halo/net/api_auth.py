@@ -37,6 +37,7 @@ def auth_handlers(desk: Desk) -> dict[str, Handler]:
             user_id,
             display_name=body.display_name,
             push_token=body.push_token,
+            locale=body.locale,
             max_sessions=body.max_sessions,
             auth_session_id=call.derived_id,
         )

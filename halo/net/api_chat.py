@@ -4,16 +4,15 @@ Nothing is decided here: every change goes to the session's actor. Somebody who 
 Read next: `halo/actors/registry.py`.
 """
 
-from typing import cast
-
+from halo.actors.conversation import message_frame
 from halo.clock import rfc3339
 from halo.events import EndedBy
 from halo.net.body import uuid_or_none
 from halo.net.call import Call, Handler
 from halo.net.desk import Desk
-from halo.protocol import ExtensionState, Message, SenderName, SessionState
+from halo.protocol import ExtensionState, SessionState
 from halo.resources import AnswerExtension, AskExtension, MessagePage, OwnSessions, SessionInfo
-from halo.session import Party, extension_state
+from halo.session import Party, SessionStatus, extension_state
 
 ENDED_BY = {Party.CUSTOMER: EndedBy.CUSTOMER, Party.MITRA: EndedBy.MITRA}
 
@@ -42,17 +41,10 @@ def chat_handlers(desk: Desk) -> dict[str, Handler]:
         session_id = call.places["session_id"]
         view = await desk.sessions.view(session_id, user_id=call.user.user_id)
         rows = await desk.messages.list_messages(session_id, call.query["after_seq"], call.query["limit"])
-        page = tuple(
-            Message(
-                session_id=session_id,
-                seq=row.seq,
-                id=row.id,
-                sender=cast(SenderName, row.sender),
-                body=row.body,
-                at=rfc3339(row.at),
-            )
-            for row in rows
-        )
+        if view.session.status is not SessionStatus.ENDED:
+            # Handed on meanwhile, the rows may hold what was said to her successor: she gets none of them (X1).
+            await desk.sessions.view(session_id, user_id=call.user.user_id)
+        page = tuple(message_frame(session_id, row) for row in rows)
         # The view came before the rows: a message that landed in between must not lie beyond `last_seq`.
         return MessagePage(messages=page, last_seq=max(view.last_seq, page[-1].seq if page else 0))
 

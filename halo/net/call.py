@@ -27,6 +27,7 @@ from halo.oversight import ConfigChange
 from halo.resources import TokenPair
 from halo.routes import Route
 from halo.store.idempotency import Fresh, Repeated, derived_id
+from halo.trace import HEADER, Trace, follow
 
 BODY_BYTES_MAX: Final = 64 * 1024
 """As large as a frame may be; no call needs more."""
@@ -160,6 +161,11 @@ def new_app(name: str) -> QuartTrio:
     app = QuartTrio(name, static_folder=None, template_folder=None)
     app.config.update(MAX_CONTENT_LENGTH=BODY_BYTES_MAX, PROPAGATE_EXCEPTIONS=False, DEBUG=False, RESPONSE_TIMEOUT=None)
     answer_problems(app)
+
+    async def follow_trace() -> None:  # async, or Quart would run it in a thread, whose context is another
+        follow(Trace.received(request.headers.getlist(HEADER)))
+
+    app.before_request(follow_trace)
 
     async def harden(response: Response) -> Response:
         response.headers.setdefault("Cache-Control", "no-store")

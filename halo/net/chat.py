@@ -7,6 +7,7 @@ command by the actor itself. Read next: `halo/actors/session.py`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any, Final, Protocol
 from uuid import UUID, uuid5
 
@@ -19,7 +20,7 @@ from halo.decoding import FrameDecoder
 from halo.errors import Forbidden, NotFound, Refusal, ValidationFailed
 from halo.events import EndedBy
 from halo.extension import Asked
-from halo.net.connection import Connection, Limits
+from halo.net.connection import CLOSE_GONE, Connection, Limits
 from halo.net.connections import PING_SECONDS, Connections
 from halo.net.handshake import OpenWebSocket
 from halo.net.stream import SocketStream
@@ -60,11 +61,19 @@ class ChatConnection(Connection):
         self._actor = actor
         self._after_seq = after_seq
         self._room = room
+        self._view: View | None = None
+        """The moment at which it joined; None when it was let in and found the session handed on to another mitra."""
+
+    @property
+    def user_id(self) -> str:
+        return self.identity.user_id
 
     async def converse(self, websocket: OpenWebSocket) -> None:
         self._room.connections.add(self)
-        view = self._actor.join(self)
-        self._view = view
+        try:
+            self._view = self._actor.join(self)
+        except NotFound:  # the handshake took its time; not a word is for her any more
+            self.close(CLOSE_GONE)
         try:
             await super().converse(websocket)
         finally:
@@ -72,6 +81,8 @@ class ChatConnection(Connection):
             self._room.connections.remove(self)
 
     async def welcome(self) -> None:
+        if self._view is None:
+            return
         session, last_seq = self._view.session, self._view.last_seq
         after_seq = min(self._after_seq, last_seq)
         now = self._clock.now()
@@ -102,7 +113,7 @@ class ChatConnection(Connection):
         actor, user_id = self._actor, self.identity.user_id
         match frame:
             case protocol.SendMessage():
-                actor.hand_in(Said(self, frame.id, frame.body))
+                actor.hand_in(Said(self, frame.id, frame.body, perf_counter()))
             case protocol.SetTyping():
                 actor.audience.hint(protocol.Typing(sender=self.party.value, on=frame.on), to=_other(self.party))
             case protocol.MarkRead():

@@ -7,6 +7,7 @@ bound, and what goes over it closes this socket with the code that says why (spe
 """
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,7 +20,7 @@ from halo.decoding import FrameDecoder, FrameRefused
 from halo.errors import FrameMalformed, RateLimited, Refusal, Unauthenticated
 from halo.net.handshake import OpenWebSocket
 from halo.net.limits import Rate, TokenBucket
-from halo.net.stream import PING_FRAME, SocketStream, websocket_text_frame
+from halo.net.stream import PING_FRAME, SocketStream, ping_frame, websocket_text_frame
 from halo.net.tokens import Identity, Tokens
 
 CLOSE_DONE: Final = 1000
@@ -46,6 +47,9 @@ OTHERS_PER_MESSAGE: Final = 5
 """Frames that are no messages (typing, read, ping, heartbeats, questions) for each message that is allowed: 10 a second."""
 HINTS_PENDING_MAX: Final = 32
 """A reader that lags by more is spared what is worth nothing a second later."""
+LAST_WORDS: Final = (b'{"type":"reconnect"', b'{"type":"session_ended"')
+"""What a client must hear even if its history never came to its end: when to come back, or that nothing will come any more. A live
+message or an `ack` in the same place would move its `seq` past what it has not seen."""
 FRAME_OVERHEAD_BYTES: Final = 32
 """Counted for every frame, empty pings and fragments too: about what one costs us to look at."""
 BYTES_BURST_SECONDS: Final = 8
@@ -101,15 +105,24 @@ class Connection(ABC):
         self._strikes = 0
         self._held: list[bytes] | None = []
         """What is said live while the history is still on its way; None once the socket is live."""
+        self._marks: tuple[bytes, ...] = ()
+        """Receipts that were asked for meanwhile."""
         self._close_code: int | None = None
         self._reading = trio.CancelScope()
         self._pinged_at: float | None = None
+        self.refusals: Counter[str] | None = None
+        """By code, of all sockets together; whoever keeps them gives it."""
 
     # ---- for everybody else: nothing here waits
 
     @property
     def is_closing(self) -> bool:
         return self._close_code is not None
+
+    @property
+    def close_code(self) -> int | None:
+        """Why we close it; None when the client does, or the protocol was broken."""
+        return self._close_code
 
     @property
     def last_received(self) -> float:
@@ -147,6 +160,13 @@ class Connection(ABC):
         self._pinged_at = trio.current_time()
         self._stream.write(PING_FRAME)
 
+    def ask_receipt(self, mark: bytes) -> None:
+        """A ping behind all that was said so far: its pong, which brings `mark` back, says that it was received."""
+        if self._held is None:
+            self._stream.write(ping_frame(mark))
+        elif len(self._marks) < HINTS_PENDING_MAX:  # it must not overtake what is held
+            self._marks = (*self._marks, mark)
+
     def is_dead(self) -> bool:
         """Whether not a byte came since the last ping."""
         return self._pinged_at is not None and self._stream.last_received < self._pinged_at
@@ -174,6 +194,7 @@ class Connection(ABC):
                     self.close(CLOSE_FAULT)
                 await self._release_held()
                 await websocket.wait_closed()
+            self._say_last_words()
             await websocket.aclose(self._close_code or CLOSE_DONE)
         except (ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the client has left, or was cut
@@ -196,6 +217,8 @@ class Connection(ABC):
         self.send(protocol.encode(frame))
 
     def refuse(self, frame_id: str | None, refusal: Refusal) -> None:
+        if self.refusals is not None:
+            self.refusals[refusal.code] += 1
         self.answer(
             protocol.Refused(
                 id=frame_id,
@@ -214,6 +237,16 @@ class Connection(ABC):
             for frame in held:
                 self._stream.write(websocket_text_frame(frame))
             await self._stream.wait_flushed()
+        self._held = None
+        for mark in self._marks:
+            self._stream.write(ping_frame(mark))
+        self._marks = ()
+
+    def _say_last_words(self) -> None:
+        """Closed while the history was still on its way: what was held for its end is dropped, but for `LAST_WORDS`."""
+        for frame in self._held or ():
+            if frame.startswith(LAST_WORDS):
+                self._stream.write(websocket_text_frame(frame))
         self._held = None
 
     async def read(self, text: str | bytes) -> None:

@@ -5,6 +5,7 @@ that has expired closes its socket within a second. A task for each socket would
 a socket, never looks at frames. Read next: `halo/net/connection.py`.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from itertools import count
 from typing import Final, NoReturn
@@ -14,6 +15,7 @@ import trio
 from halo import protocol
 from halo.clock import Clock, Moment
 from halo.net.connection import CLOSE_COME_BACK, CLOSE_REPLACED, CLOSE_UNAUTHENTICATED, Connection
+from halo.net.receipts import Receipts
 
 PING_SECONDS: Final = 20
 """Spec 4: shorter than the idle timeouts of mobile networks, longer than a radio's sleep."""
@@ -39,7 +41,14 @@ class Connections:
         """By the second in which their token ends. Not a heap: a socket that is gone must not be held until then."""
         self._expires_in: dict[Connection, int] = {}
         self._emptied = trio.Event()
+        self._sent_away: str | None = None
+        """Why everybody was asked to come back; whoever was let in before and is here only now is asked as well."""
+        self._receipts = Receipts()
         self.cut_as_dead = 0
+        self.refusals: Counter[str] = Counter()
+        """Frames that were refused, by code."""
+        self.closes: Counter[str] = Counter()
+        """Sockets that are gone, by the code that we closed them with; `client` when it was not us."""
 
     def __len__(self) -> int:
         return len(self._slot_of)
@@ -49,6 +58,7 @@ class Connections:
 
     def add(self, connection: Connection) -> None:
         """Let `connection` in; whom it replaces is closed with 4002: the same token on the same path, or the user's oldest."""
+        connection.refusals = self.refusals
         mine = self._by_user.setdefault(connection.identity.user_id, [])
         for other in tuple(mine):
             if other.identity.jti == connection.identity.jti and other.path == connection.path:
@@ -62,8 +72,11 @@ class Connections:
         self._slot_of[connection] = self._next_slot
         self._next_slot = (self._next_slot + 1) % PING_SECONDS
         self.watch_expiry(connection)
+        if self._sent_away is not None:
+            _send_away(connection, 0, self._sent_away)
 
     def remove(self, connection: Connection) -> None:
+        self.closes[str(connection.close_code or "client")] += 1
         self._slots[self._slot_of.pop(connection)].discard(connection)
         self._forget_expiry(connection)
         mine = self._by_user[connection.identity.user_id]
@@ -119,6 +132,30 @@ class Connections:
             for socket in listeners:
                 socket.send(encoded)
 
+    def is_in_lobby(self, user_id: str) -> bool:
+        """Whether a lobby socket of this user is there: who is on a chat alone hears no offers."""
+        return any(socket.is_lobby and not socket.is_closing for socket in self.sockets_of(user_id))
+
+    def ask_receipt(self, user_id: str, receipt: str, session_id: str | None = None) -> None:
+        """Ping the sockets that have just been told something, on the chat of `session_id` or in the lobby, under the name `receipt`."""
+        told = [
+            socket
+            for socket in self.sockets_of(user_id)
+            if (socket.is_lobby if session_id is None else socket.path.endswith(session_id))
+        ]
+        if told:
+            mark = self._receipts.ask(user_id, receipt)
+            for socket in told:
+                socket.ask_receipt(mark)
+
+    def heard(self, mark: bytes) -> None:
+        """A pong with this payload came in."""
+        self._receipts.note(mark)
+
+    def acknowledged(self, user_id: str, receipt: str) -> bool:
+        """Whether a socket of this user has answered the ping of this name: what was said before it has arrived."""
+        return self._receipts.has(user_id, receipt)
+
     def close_auth_session(self, auth_session_id: str, code: int) -> None:
         """Close every socket of a token family: it was revoked (4401) or its user deactivated (4403)."""
         for connection in tuple(self._by_auth_session.get(auth_session_id, ())):
@@ -130,15 +167,14 @@ class Connections:
 
     def send_all_away(self, after_ms: int, spread_ms: int, reason: str) -> None:
         """Ask everybody to come back, spread over `spread_ms` so that they do not come back all at once (drain)."""
+        self._sent_away = reason
         everybody = tuple(self)
         for position, connection in enumerate(everybody):
-            delay = after_ms + spread_ms * position // len(everybody)
-            connection.send(protocol.encode(protocol.Reconnect(after_ms=delay, reason=reason)))
-            connection.close(CLOSE_COME_BACK)
+            _send_away(connection, after_ms + spread_ms * position // len(everybody), reason)
 
     async def wait_empty(self) -> None:
         """Until the last socket has said goodbye; each does within its own two seconds."""
-        if self._slot_of:
+        while self._slot_of:
             await self._emptied.wait()
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
@@ -154,4 +190,10 @@ class Connections:
             for connection in self._slots[tick % PING_SECONDS]:
                 connection.ping()
             self._close_expired(self._clock.now())
+            self._receipts.forget_old()
         raise AssertionError("time does not end")
+
+
+def _send_away(connection: Connection, after_ms: int, reason: str) -> None:
+    connection.send(protocol.encode(protocol.Reconnect(after_ms=after_ms, reason=reason)))
+    connection.close(CLOSE_COME_BACK)

@@ -4,18 +4,21 @@
 must never hold state of its own. Read next: `halo/net/api.py`, `halo/net/operators.py`.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry
 
 from halo.actors.commands import View
 from halo.actors.ports import MessageRow
-from halo.availability import Available, Reachability
+from halo.availability import Available, Verdict
 from halo.clock import Clock, Moment
 from halo.config import LiveConfig
 from halo.events import EndedBy
+from halo.net.http_meter import HttpMeter
+from halo.net.status.insight import Insight
+from halo.net.status.ports import Gatehouse
 from halo.net.tokens import Tokens
 from halo.oversight import OperatedRefunds, OperatedSessions, Overview, PairingFailures, SessionRecord
 from halo.pairing import PairingView
@@ -28,6 +31,7 @@ from halo.store.idempotency import Fresh, Repeated
 from halo.store.mitras import Deactivation, MitraPresence, MitraStatus
 from halo.store.payments import Settlement
 from halo.sweep import SweepReport
+from halo.watch import Alarm
 
 
 class AuthSessions(Protocol):
@@ -40,6 +44,7 @@ class AuthSessions(Protocol):
         *,
         display_name: str | None = None,
         push_token: str | None = None,
+        locale: str = ...,
         max_sessions: int | None = None,
         auth_session_id: str | None = None,
     ) -> Opened: ...
@@ -109,13 +114,15 @@ class Mirror(Protocol):
 
     async def heartbeat(self, mitra_id: str, at: Moment) -> None: ...
 
-    async def reachability(self, mitra_id: str) -> Reachability: ...
+    async def reachability(self, mitra_id: str) -> Verdict: ...
 
 
 class LiveConfigs(Protocol):
     """The rows of the live configuration; a change is audited there, and every node is told."""
 
-    async def change(self, changes: Mapping[str, object], changed_by: str) -> LiveConfig: ...
+    async def change(
+        self, changes: Mapping[str, object], changed_by: str, *, expected_version: int | None = None
+    ) -> LiveConfig: ...
 
 
 class IdempotencyKeys(Protocol):
@@ -176,6 +183,8 @@ class Sessions(Protocol):
 
     async def end(self, session_id: str, by: EndedBy, *, user_id: str | None) -> View: ...
 
+    async def transfer(self, session_id: str) -> View: ...
+
     async def payment_settled(self, session_id: str) -> None: ...
 
 
@@ -200,11 +209,13 @@ class Availability(Protocol):
 
     async def count_online(self) -> int: ...
 
+    async def find_available(self, limit: int, exclude: Collection[str]) -> Sequence[str]: ...
+
 
 class OperatorRows(Protocol):
     """The operators' view of Postgres; `halo.store.operators.Operators`."""
 
-    async def load_overview(self, now: Moment, stale_after_ms: int) -> Overview: ...
+    async def load_overview(self, now: Moment, *, online: int, available: int, degraded: bool) -> Overview: ...
 
     async def list_sessions(self, status: str | None, limit: int, cursor: str | None) -> OperatedSessions: ...
 
@@ -241,8 +252,15 @@ class Desk:
     room_changed: Callable[[str], None]
     """A mitra may take more or fewer sessions from now on; the mirror will hear of it."""
     operators: OperatorRows
+    insight: Insight
+    """What the status page sees beyond the operators' API."""
+    gatehouse: Gatehouse
+    """Operators' own accounts, sessions and tries to sign in."""
     metrics: CollectorRegistry
+    http_meter: HttpMeter = field(default_factory=HttpMeter)
     sweeps: Callable[[], Sequence[SweepReport]]
+    alarms: Callable[[], Sequence[Alarm]]
+    """What the watchdog of this node found and what still stands."""
     store_answers: Callable[[], Awaitable[bool]]
     """Whether Postgres answers, within a second or so."""
     starting: Callable[[], bool]

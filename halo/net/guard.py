@@ -64,6 +64,8 @@ class Door:
     flusher: Flusher
     faults: Counter[str] = field(default_factory=Counter)
     """How many connections ended by which type of exception."""
+    turned_away: Counter[str] = field(default_factory=Counter)
+    """How many were not admitted, by why."""
 
 
 class PublicBindRefused(Exception):
@@ -197,6 +199,7 @@ async def _accept(
             try:
                 admission = door.gate.admit(host)
             except NotAdmitted as no:
+                door.turned_away[no.cause] += 1
                 farewells.turn_away(stream, no)
                 continue
             connections.start_soon(_hold, stream, conversation, admission, door.faults, name=f"connection {host}")

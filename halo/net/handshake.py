@@ -45,6 +45,10 @@ MessageTaker = Callable[[str | bytes], Awaitable[None]]
 """Gets each whole message, one after another, in the task that reads: while it waits, nothing more is read from this peer."""
 
 
+PongTaker = Callable[[bytes], None]
+"""Gets the payload of each pong."""
+
+
 class TakerFailed(Exception):
     """The one who takes messages has a fault."""
 
@@ -180,6 +184,7 @@ class OpenWebSocket(WebSocketConnection):
 
     judge: FrameJudge | None = None
     take: MessageTaker | None = None
+    heard: PongTaker | None = None
 
     async def run_reader(self) -> None:
         """Read until either side has closed. To be started before anything else."""
@@ -236,6 +241,8 @@ class OpenWebSocket(WebSocketConnection):
             await super()._handle_ping_event(event)
 
     async def _handle_pong_event(self, event: ws.Pong) -> None:
+        if self.heard is not None:  # also after our own close: the last word was heard, too
+            self.heard(bytes(event.payload))
         if await self._passes(len(event.payload)):
             await super()._handle_pong_event(event)
 
@@ -273,6 +280,7 @@ async def open_websocket(
     subprotocol: str | None = None,
     judge: FrameJudge | None = None,
     take: MessageTaker | None = None,
+    heard: PongTaker | None = None,
 ) -> AsyncIterator[OpenWebSocket]:
     """Accept the request that `receive_head` has put back, and hold the socket open for the body of the block; then close it within `DISCONNECT_SECONDS`.
 
@@ -290,6 +298,7 @@ async def open_websocket(
     )
     socket.judge = judge
     socket.take = take
+    socket.heard = heard
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(socket.run_reader, name=f"reader {stream.peer}")

@@ -25,7 +25,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ASGIReceiveEvent, ASGISendEvent, ConnectionState, Scope
 
 from halo.net.head import head_too_large, require_clean
-from halo.net.refusal import HeadRefused, problem_body, refusal_response
+from halo.net.refusal import HARDENED, HeadRefused, problem_body, refusal_response
 from halo.net.stream import SocketStream
 
 BODY_BYTES_MAX: Final = 64 * 1024
@@ -241,6 +241,7 @@ class _WholeRequestStream(HTTPStream):
             (b"content-type", b"application/problem+json"),
             (b"content-length", str(len(body)).encode("ascii")),
             (b"connection", b"close"),
+            *((name.encode("ascii"), value.encode("ascii")) for name, value in HARDENED),
         ]
         await self.send(Response(stream_id=self.stream_id, headers=headers, status_code=status_code))
         if self.scope["method"] != "HEAD":

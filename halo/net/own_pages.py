@@ -30,8 +30,13 @@ async def require_own(bound_to: str) -> None:
     if asked_for and _host_of(asked_for) not in LOOPBACK | {own}:
         raise HostMisdirected
     origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site", "").lower()
-    if site in STRANGE_SITES or (origin is not None and origin.lower() != f"http://{asked_for}"):
+    if site in STRANGE_SITES or (origin is not None and origin.lower() not in _own_origins(asked_for)):
         raise Forbidden("Other web pages may not call this listener.")
+
+
+def _own_origins(asked_for: str) -> tuple[str, str]:
+    """The listener speaks no TLS, but a tunnel in front of it may; what counts is whose host and port it is."""
+    return f"http://{asked_for}", f"https://{asked_for}"
 
 
 def _host_of(authority: str) -> str:

@@ -1,6 +1,8 @@
 """A mitra's comings and goings: Postgres first, then the mirror, best effort (S09–S11).
 
-Both doors, HTTP and lobby, come through here. Read next: `halo/store/mirror.py`.
+The lobby comes through here; HTTP has its own door, `halo/net/api_mitra.py`. A socket that closes in the middle must not leave
+the two apart: a commit under way is waited for, and from there to the end of the mirror's write, which nobody can cancel, no line waits
+for anything. Read next: `halo/store/mirror.py`.
 """
 
 from typing import Protocol

@@ -17,6 +17,7 @@ from werkzeug.exceptions import HTTPException
 
 from halo.errors import ActorFault, NotFound, Refusal
 from halo.resources import BodyTooLarge, FieldProblem, MethodNotAllowed, Problem
+from halo.trace import current_trace
 
 MEDIA_TYPE: Final = "application/problem+json"
 COME_BACK_SECONDS: Final = 1
@@ -57,6 +58,7 @@ def problem_of(refusal: Refusal, instance: str | None) -> Problem:
         retryable=refusal.retryable,
         errors=tuple(FieldProblem(field=error["field"], message=error["message"]) for error in refusal.errors),
         retry_after_ms=msgspec.UNSET if refusal.retry_after_ms is None else refusal.retry_after_ms,
+        trace_id=_trace_id(),
     )
 
 
@@ -101,7 +103,13 @@ def _unforeseen(status: int) -> Problem:
         instance=request.path,
         code=phrase.upper().replace(" ", "_"),
         retryable=False,
+        trace_id=_trace_id(),
     )
+
+
+def _trace_id() -> str | msgspec.UnsetType:
+    trace = current_trace()
+    return msgspec.UNSET if trace is None else trace.trace_id
 
 
 def _answer(status: int, document: Problem, headers: dict[str, str]) -> Response:

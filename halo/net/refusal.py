@@ -5,8 +5,20 @@ into it but a path that was found clean. Read next: `halo/net/guard.py`, which s
 """
 
 from http import HTTPStatus
+from typing import Any, Final
 
 import msgspec
+
+from halo.trace import current_trace
+
+HARDENED: Final = (
+    ("cache-control", "no-store"),
+    ("content-security-policy", "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
+    ("cross-origin-resource-policy", "same-origin"),
+    ("referrer-policy", "no-referrer"),
+    ("x-content-type-options", "nosniff"),
+)
+"""On these answers too: a browser shows whatever comes, also what no application has made."""
 
 
 class HeadRefused(Exception):
@@ -25,18 +37,19 @@ class HeadRefused(Exception):
 
 def problem_body(status: int, code: str, detail: str, *, retryable: bool = False, instance: str | None = None) -> bytes:
     """An `application/problem+json` document with the fields of spec 4; `instance` is the path, where it is known."""
-    return msgspec.json.encode(
-        {
-            "type": "about:blank",
-            "title": HTTPStatus(status).phrase,
-            "status": status,
-            "detail": detail,
-            "instance": instance,
-            "code": code,
-            "retryable": retryable,
-            "errors": [],
-        }
-    )
+    document: dict[str, Any] = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "instance": instance,
+        "code": code,
+        "retryable": retryable,
+        "errors": [],
+    }
+    if (trace := current_trace()) is not None:
+        document["trace_id"] = trace.trace_id
+    return msgspec.json.encode(document)
 
 
 def refusal_response(
@@ -55,6 +68,6 @@ def refusal_response(
         "content-type: application/problem+json",
         f"content-length: {len(body)}",
         "connection: close",
-        *(f"{name}: {value}" for name, value in headers),
+        *(f"{name}: {value}" for name, value in (*HARDENED, *headers)),
     ]
     return "\r\n".join(lines).encode("ascii") + b"\r\n\r\n" + body

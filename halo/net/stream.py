@@ -52,6 +52,11 @@ def websocket_text_frame(payload: bytes) -> bytes:
     return struct.pack("!BBQ", 0x81, 127, length) + payload
 
 
+def ping_frame(payload: bytes) -> bytes:
+    """A ping that its pong brings back; at most 125 bytes."""
+    return bytes((0x89, len(payload))) + payload
+
+
 class SocketStream(trio.abc.HalfCloseableStream):
     """A connected, non-blocking stdlib socket as a Trio stream with a synchronous `write`.
 

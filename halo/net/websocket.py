@@ -6,8 +6,9 @@ mean nothing here. Read next: `halo/net/chat.py`, `halo/net/lobby.py`.
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 from urllib.parse import parse_qs
 
@@ -26,6 +27,7 @@ from halo.net.refusal import HeadRefused
 from halo.net.stream import SocketStream
 from halo.net.tokens import Identity, Tokens
 from halo.session import Party, SessionStatus
+from halo.trace import HEADER, Trace, follow
 
 SUBPROTOCOL: Final = "halo.v1"
 BEARER: Final = "bearer."
@@ -51,6 +53,8 @@ class Doorkeeper:
     chat: ChatRoom
     lobby: Lobby
     is_draining: Callable[[], bool]
+    refused: Counter[str] = field(default_factory=Counter)
+    """Handshakes, by code."""
 
     async def converse(self, stream: SocketStream, admission: Admission) -> None:
         """One connection, from its first byte to its last; the conversation that `serve_guarded` holds."""
@@ -59,12 +63,12 @@ class Doorkeeper:
             with trio.move_on_after(CONNECT_SECONDS) as patience:
                 admitted = await self._let_in(stream)
         except HeadRefused as no:
-            await refuse(stream, no)
+            await self._turn_away(stream, no)
             return
         except trio.BrokenResourceError:
             return  # hung up before asking for anything
         if patience.cancelled_caught or admitted is None:
-            await refuse(stream, HeadRefused(408, "TIMEOUT", "The request did not come in time."))
+            await self._turn_away(stream, HeadRefused(408, "TIMEOUT", "The request did not come in time."))
             return
         admission.authenticated()
         connection, subprotocol = admitted
@@ -74,12 +78,18 @@ class Doorkeeper:
             subprotocol=subprotocol,
             judge=connection.judge,
             take=connection.read,
+            heard=self.lobby.connections.heard,
         ) as websocket:
             await connection.converse(websocket)
+
+    async def _turn_away(self, stream: SocketStream, no: HeadRefused) -> None:
+        self.refused[no.code] += 1
+        await refuse(stream, no)
 
     async def _let_in(self, stream: SocketStream) -> tuple[Connection, str | None]:
         """The connection and its subprotocol; the head itself is not kept for the life of the socket."""
         head = await receive_head(stream)
+        follow(Trace.received(head.all(HEADER)))
         return await self._admit(stream, head), SUBPROTOCOL if SUBPROTOCOL in head.subprotocols else None
 
     async def _admit(self, stream: SocketStream, head: RequestHead) -> Connection:

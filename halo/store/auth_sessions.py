@@ -15,6 +15,7 @@ from uuid import uuid4
 
 from halo.clock import Clock, Moment
 from halo.errors import InvalidState, MitraDeactivated, Refusal, TokenReused, Unauthenticated
+from halo.push import DEFAULT_LOCALE
 from halo.session import Party
 from halo.store.postgres import Postgres, Transaction
 from halo.store.queries import load_queries
@@ -95,6 +96,7 @@ class AuthSessions:
         *,
         display_name: str | None = None,
         push_token: str | None = None,
+        locale: str = DEFAULT_LOCALE,
         max_sessions: int | None = None,
         auth_session_id: str | None = None,
     ) -> Opened:
@@ -127,6 +129,7 @@ class AuthSessions:
             "user_id": opened.user_id,
             "refresh_token_hash": _hash(opened.refresh_token),
             "push_token": push_token,
+            "locale": locale,
             "at": at,
             "expires_at": opened.expires_at,
         }
@@ -142,6 +145,8 @@ class AuthSessions:
                     mitra = await tx.fetch_one(SQL["save_mitra"], person | {"max_sessions": max_sessions})
                     if mitra is None or not mitra.is_active:
                         raise MitraDeactivated
+            if push_token is not None:
+                await tx.execute(SQL["release_push_token"], family)
             if await tx.fetch_one(SQL["open"], family) is None:
                 raise InvalidState("This auth session is not this user's, or was revoked.")
 

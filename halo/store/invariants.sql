@@ -1,5 +1,7 @@
 -- What must always hold (spec 5). Each query returns no row when its invariant holds; a row says where it is broken.
 -- Run by the tests, by `halo demo`, and by hand: psql -f scripts/check_invariants.sql
+-- The watchdog runs them too, each behind the window that `windows.sql` and `watchdog.py` give it: then a name such as `chat_sessions`
+-- stands for what lives or has changed lately. So a query groups by every column that it shows, for a window has no primary key.
 
 -- name: m1_charged_at_most_once
 SELECT payment_request_id::text AS subject, count(*) || ' ledger rows' AS fact
@@ -23,7 +25,7 @@ FROM customer_transactions t WHERE t.type = 'extension' AND NOT EXISTS (
 UNION ALL
 SELECT s.session_id::text, 'extensions_accepted is ' || s.extensions_accepted || ', accepted are ' || count(e.*)
 FROM chat_sessions s LEFT JOIN session_extensions e ON e.session_id = s.session_id AND e.status = 'accepted'
-GROUP BY s.session_id HAVING s.extensions_accepted <> count(e.*);
+GROUP BY s.session_id, s.extensions_accepted HAVING s.extensions_accepted <> count(e.*);
 
 -- name: m3_payment_bound_once
 SELECT payment_request_id::text AS subject, count(*) || ' pending or accepted extensions' AS fact
@@ -40,7 +42,7 @@ WHERE (e.price, e.currency, e.duration_minutes) IS DISTINCT FROM (p.amount, p.cu
 UNION ALL
 SELECT s.session_id::text, 'paid_amount ' || s.paid_amount || ', ledger ' || coalesce(sum(t.amount), 0)
 FROM chat_sessions s LEFT JOIN customer_transactions t ON t.session_id = s.session_id
-GROUP BY s.session_id HAVING s.paid_amount <> coalesce(sum(t.amount), 0);
+GROUP BY s.session_id, s.paid_amount HAVING s.paid_amount <> coalesce(sum(t.amount), 0);
 
 -- name: m5_ledger_append_only
 SELECT 'customer_transactions' AS subject, 'the trigger that keeps it append-only is missing or off' AS fact
@@ -51,7 +53,7 @@ SELECT e.extension_id::text AS subject, e.status || ', payment ' || p.status || 
 FROM session_extensions e JOIN payment_requests p USING (payment_request_id)
 LEFT JOIN refunds r ON r.payment_request_id = p.payment_request_id AND r.kind = 'payment_failed' AND r.amount = p.amount
 WHERE e.status IN ('rejected', 'timeout')
-GROUP BY e.extension_id, p.payment_request_id
+GROUP BY e.extension_id, e.status, e.decided_by, p.payment_request_id, p.status, p.failure_cause
 HAVING p.status <> 'failed' OR count(r.*) <> 1 OR p.failure_cause IS DISTINCT FROM (
     CASE WHEN e.status = 'rejected' THEN 'extension_rejected' WHEN e.decided_by = 'safeguard' THEN 'extension_safeguard_tripped' ELSE 'extension_timed_out' END)
 UNION ALL
@@ -77,7 +79,7 @@ SELECT s.session_id::text AS subject,
        'paid ' || s.paid_ms || ', bought ' || coalesce(sum(t.duration_minutes), 0) * s.minute_ms || ', served ' || s.served_ms || ', refunded ' || s.refunded_ms
        || ', forfeited ' || s.forfeited_ms || ', remaining ' || s.remaining_ms AS fact
 FROM chat_sessions s LEFT JOIN customer_transactions t ON t.session_id = s.session_id
-GROUP BY s.session_id
+GROUP BY s.session_id, s.status, s.minute_ms, s.paid_ms, s.served_ms, s.refunded_ms, s.forfeited_ms, s.remaining_ms, s.expires_at, s.running_since
 HAVING s.paid_ms <> s.served_ms + s.refunded_ms + s.forfeited_ms + s.remaining_ms
     OR s.paid_ms <> coalesce(sum(t.duration_minutes), 0) * s.minute_ms
     OR (s.status = 'ended' AND s.remaining_ms <> 0)
@@ -86,7 +88,7 @@ UNION ALL
 SELECT s.session_id::text, 'refunded ' || s.refunded_ms || ' ms, but the refund says ' || coalesce(sum(r.refunded_ms), 0)
 FROM chat_sessions s LEFT JOIN refunds r ON r.session_id = s.session_id AND r.kind = 'time_left'
 WHERE s.paid_amount > 0
-GROUP BY s.session_id HAVING s.refunded_ms <> coalesce(sum(r.refunded_ms), 0);
+GROUP BY s.session_id, s.refunded_ms HAVING s.refunded_ms <> coalesce(sum(r.refunded_ms), 0);
 
 -- name: t2_never_before_its_deadline
 SELECT session_id::text AS subject, cause || ' at ' || at || ', before its deadline ' || (evidence ->> 'deadline_at') AS fact
@@ -118,7 +120,7 @@ WHERE t.to_status IS DISTINCT FROM s.status;
 -- name: s2_one_pending_extension
 SELECT s.session_id::text AS subject, s.status || ' with ' || count(e.*) || ' pending extensions' AS fact
 FROM chat_sessions s LEFT JOIN session_extensions e ON e.session_id = s.session_id AND e.status = 'pending'
-GROUP BY s.session_id HAVING count(e.*) <> CASE WHEN s.status = 'extending' THEN 1 ELSE 0 END;
+GROUP BY s.session_id, s.status HAVING count(e.*) <> CASE WHEN s.status = 'extending' THEN 1 ELSE 0 END;
 
 -- name: s3_writes_are_ordered
 WITH steps AS (
@@ -146,6 +148,7 @@ SELECT session_id::text AS subject, count(*) || ' messages, seq from ' || min(se
 FROM messages GROUP BY session_id HAVING min(seq) <> 1 OR max(seq) <> count(*);
 
 -- name: c3_ids_are_unique
+-- For each person: `sender` says which of a session's mitras it was.
 SELECT session_id::text AS subject, 'the id ' || id || ' of the ' || sender || ' is there ' || count(*) || ' times' AS fact
 FROM messages GROUP BY session_id, sender, id HAVING count(*) > 1;
 
@@ -164,4 +167,23 @@ GROUP BY m.mitra_id HAVING count(*) > m.max_sessions;
 -- name: pairing_matched_once
 SELECT p.pairing_id::text AS subject, p.status || ' with ' || count(o.*) || ' accepted offers' AS fact
 FROM pairings p LEFT JOIN offers o ON o.pairing_id = p.pairing_id AND o.status = 'accepted'
-GROUP BY p.pairing_id HAVING (p.status = 'matched') <> (count(o.*) = 1);
+GROUP BY p.pairing_id, p.status HAVING (p.status = 'matched') <> (count(o.*) = 1);
+
+-- name: reroute_has_one_search
+SELECT p.pairing_id::text AS subject, 'seeks another mitra for a session that is ' || s.status AS fact
+FROM pairings p JOIN chat_sessions s ON s.session_id = p.rerouted_session_id
+WHERE p.status = 'searching' AND s.status <> 'rerouting'
+UNION ALL
+SELECT s.session_id::text, 'is rerouting, and nobody seeks'
+FROM chat_sessions s
+WHERE s.status = 'rerouting' AND s.updated_at < clock_timestamp() - interval '20 seconds'
+  AND NOT EXISTS (SELECT FROM pairings p WHERE p.rerouted_session_id = s.session_id
+                  AND (p.status = 'searching' OR p.resolved_at > clock_timestamp() - interval '20 seconds'))
+  AND EXISTS (SELECT FROM nodes n WHERE n.alive_at > clock_timestamp() - interval '3 seconds' AND n.started_at < clock_timestamp() - interval '20 seconds');
+
+-- name: search_has_a_keeper
+SELECT p.pairing_id::text AS subject, 'searching, without a living owner' AS fact
+FROM pairings p LEFT JOIN nodes o ON o.node_id = p.owner
+WHERE p.status = 'searching'
+  AND (o.node_id IS NULL OR o.alive_at < clock_timestamp() - interval '20 seconds')
+  AND EXISTS (SELECT FROM nodes n WHERE n.alive_at > clock_timestamp() - interval '3 seconds' AND n.started_at < clock_timestamp() - interval '20 seconds');

@@ -3,11 +3,12 @@
 While one INSERT is under way the next batch gathers; whoever appended is told when its rows are durable, and not before (C1).
 A failure is told to everyone in the batch: the outcome may be unknown then, and each actor finds out by reading its tail
 before it writes again. The journal must never retry on its own: a row that comes late would pass one that came after it.
-Read next: `halo/actors/session.py`, which numbers the rows.
+Read next: `halo/actors/conversation.py`, which numbers the rows.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Final, Protocol
 
 import trio
@@ -15,6 +16,7 @@ from psycopg.errors import UniqueViolation
 
 from halo.clock import Moment
 from halo.errors import StepOvertaken, StoreUnavailable
+from halo.histogram import BATCH_BOUNDS, Histogram
 from halo.store.postgres import HotStatement, Postgres
 from halo.store.queries import load_queries
 from halo.store.values import Value
@@ -73,6 +75,8 @@ class Journal:
         self._more = trio.Event()
         self.commits = 0
         self.rows = 0
+        self.commit_rows = Histogram(BATCH_BOUNDS)
+        self.commit_seconds = Histogram()
 
     async def append(self, session_id: str, epoch: int, rows: Sequence[Row]) -> None:
         """Returns when `rows` are durable."""
@@ -129,12 +133,15 @@ class Journal:
         return batches
 
     async def _write(self, statement: HotStatement, batches: Sequence[_Batch]) -> None:
+        began = perf_counter()
         try:
             written = await _insert(statement, batches)
         except UniqueViolation:
             written = -1
         expected = sum(len(batch.rows) for batch in batches)
         self.commits += 1
+        self.commit_rows.observe(expected)
+        self.commit_seconds.observe(perf_counter() - began)
         if written == expected:
             self.rows += written
         elif len(batches) == 1:

@@ -15,6 +15,7 @@ import msgspec
 from halo import config
 from halo.clock import Moment
 from halo.config import LiveConfig
+from halo.errors import InvalidState
 from halo.store.postgres import Postgres, Transaction
 from halo.store.queries import load_queries
 from halo.store.values import Value
@@ -46,10 +47,13 @@ class LiveConfigStore:
         """The configuration, and the keys whose stored value cannot be read: worth an alarm. Raises StoreUnavailable."""
         return await _load(self._db)
 
-    async def change(self, changes: Mapping[str, object], changed_by: str) -> LiveConfig:
+    async def change(
+        self, changes: Mapping[str, object], changed_by: str, *, expected_version: int | None = None
+    ) -> LiveConfig:
         """Apply `changes`, all or none, and tell every node; an empty change makes no version.
 
         Raises:
+            InvalidState: it is no longer the `expected_version` that would be changed.
             ValidationFailed: with one entry in `errors` for each bad key.
             StoreUnavailable
         """
@@ -57,6 +61,8 @@ class LiveConfigStore:
         async def write(tx: Transaction) -> LiveConfig:
             await tx.execute(SQL["lock"])
             before, _ = await _load(tx)
+            if expected_version is not None and before.version != expected_version:
+                raise InvalidState("Somebody has changed the configuration meanwhile; nothing was changed.")
             if not changes:
                 return before
             after = config.change(before, changes)

@@ -1,27 +1,35 @@
 """Who is there, mirrored in Valkey: written after Postgres has committed, asked first, thrown away at the first doubt.
 
 Postgres is the truth. The mirror is believed only while it is *trusted*: seeded in Valkey's present generation, with
-no write of this node lost since. Otherwise the twin answers from Postgres: slower, never wrong. It must never send
-Postgres a statement while the mirror is trusted, and never let an error of Valkey reach a caller. Read next:
-`halo/store/mirror_keys.py` (what lies in Valkey), `halo/store/mirror_twin.py` (Postgres), `halo/store/mirror_seed.py`
-(the building), `halo/availability.py` (the judging).
+no write of this node lost since. Otherwise the twin answers from Postgres: slower, never wrong. A write is carried to its
+end whoever waits for it goes away: it is short, and one person's socket must not cost a node its mirror. It must never
+send Postgres a statement while the mirror is trusted, and never let an error of Valkey reach a caller. Read next:
+`halo/store/mirror_keys.py` and `halo/store/mirror_changes.py` (what lies in Valkey), `halo/store/mirror_twin.py`
+(Postgres), `halo/store/mirror_seed.py` (the building), `halo/availability.py` (the judging).
 """
 
 from halo.store.valkey import Valkey, ValkeyUnavailable  # isort: skip  (trio_asyncio first)
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from typing import NoReturn, TypeVar
 
 import structlog
 import trio
 
-from halo.availability import Presence, Reachability, check_heartbeat, judge, newest
+from halo.availability import Presence, Verdict, check_heartbeat, judge, newest
 from halo.clock import Clock, Moment, rfc3339
 from halo.errors import StoreUnavailable
-from halo.store.mirror_keys import GO_ONLINE, HEARTBEATS, LEAVE_UNLESS_HEARD, NOT_ACTIVE, NOT_ONLINE, PRESENCES, Keys
-from halo.store.mirror_pages import OnlinePages
-from halo.store.mirror_seed import Seed, compose_capacity
+from halo.store.mirror_changes import (
+    LEAVE_UNLESS_HEARD,
+    compose_activated,
+    compose_capacity,
+    compose_deactivated,
+    compose_offline,
+    compose_online,
+)
+from halo.store.mirror_keys import HEARTBEATS, NOT_ACTIVE, NOT_ONLINE, PRESENCES, Keys
+from halo.store.mirror_pages import OnlinePages, read_moment
+from halo.store.mirror_seed import Seed
 from halo.store.mirror_twin import MirrorTwin, MitraRow, Rows
 from halo.store.valkey_batch import Variadic
 from halo.store.valkey_link import Command, Reply
@@ -30,6 +38,10 @@ from halo.sweep import MirrorUnavailable
 SEED_PAUSE_SECONDS = 0.5
 """Between two seeds at least, so that a Valkey that fails every other write does not keep Postgres reading all
 mitras."""
+
+REFRESH_SECONDS = 1.0
+"""What reading a capacity may hold up somebody who went online, or is gone already. Then the daemon of capacities does
+it: until it has, she is online and not yet in the line."""
 
 log = structlog.get_logger()
 
@@ -46,7 +58,7 @@ class Mirror:
         self.drift: Mapping[str, int] = {}
         """What the last seed found otherwise than Postgres says, by kind."""
         self.on_unrefreshed: list[Callable[[str], None]] = []
-        """Called with each mitra who went online while Postgres went away: her capacity must be read when it is back."""
+        """Called with each mitra who went online and whose capacity Postgres did not tell in time: her capacity must be read when it is back."""
         self._valkey = valkey
         self._clock = clock
         self._stale_after_ms = stale_after_ms
@@ -57,6 +69,7 @@ class Mirror:
         self._presences = Variadic[str, tuple[int, int, bytes | None] | None](self._compose_presences, _split_presences)
         self._seeded: int | None = None
         """The generation of Valkey that was seeded."""
+        self._stands_since: Moment = 0
         self._doubt = trio.Event()
         self._seeding = trio.Lock()
         self._doubts = 0
@@ -69,35 +82,43 @@ class Mirror:
         return self._keys
 
     @property
+    def valkey(self) -> Valkey:
+        """What answers, for those who count its answers."""
+        return self._valkey
+
+    @property
     def trusted(self) -> bool:
         """May Valkey's answers be believed?"""
         return self._trusted_generation() is not None
 
     async def went_online(self, mitra_id: str, at: Moment) -> None:
         """After Postgres has committed it. An error is logged, counted and forgotten: the next seed heals it."""
-        names = (self._keys.online, self._keys.heartbeat(mitra_id))
         self._heard(mitra_id, at)
-        if await self._write("went_online", ("EVAL", GO_ONLINE, len(names), *names, mitra_id, rfc3339(at))):
-            # Only now: a capacity that was written before she stood among those online has not put her among the waiting.
-            try:
-                await self.refresh_capacities([mitra_id])
-            except StoreUnavailable:
-                for tell in self.on_unrefreshed:
-                    tell(mitra_id)
+        with trio.CancelScope(shield=True):  # both parts are bounded; half way she would be online and never offered
+            if await self._write("went_online", compose_online(self._keys, mitra_id, rfc3339(at))):
+                # Only now: a capacity that was written before she stood among those online has not put her among the waiting.
+                with trio.move_on_after(REFRESH_SECONDS) as patience:
+                    try:
+                        await self.refresh_capacities([mitra_id])
+                    except StoreUnavailable:
+                        patience.cancel()
+                if patience.cancel_called:
+                    for tell in self.on_unrefreshed:
+                        tell(mitra_id)
 
     async def went_offline(self, mitra_id: str) -> None:
         """After Postgres has committed it. Errors as in `went_online`."""
         self._pings.pop(mitra_id, None)
-        await self._write("went_offline", *self._leave(mitra_id))
+        await self._write("went_offline", compose_offline(self._keys, mitra_id))
 
     async def deactivated(self, mitra_id: str) -> None:
         """After Postgres has committed it. Errors as in `went_online`."""
         self._pings.pop(mitra_id, None)
-        await self._write("deactivated", ("SADD", self._keys.deactivated, mitra_id), *self._leave(mitra_id))
+        await self._write("deactivated", compose_deactivated(self._keys, mitra_id))
 
     async def activated(self, mitra_id: str) -> None:
         """After Postgres has committed it; the mitra still has to go online. Errors as in `went_online`."""
-        await self._write("activated", ("SREM", self._keys.deactivated, mitra_id))
+        await self._write("activated", compose_activated(self._keys, mitra_id))
 
     async def refresh_capacities(self, mitra_ids: Sequence[str]) -> None:
         """Their living sessions, and whether they have room, from one snapshot of Postgres, to Valkey as in `went_online`.
@@ -111,7 +132,7 @@ class Mirror:
 
     async def set_capacities(self, rows: Sequence[MitraRow]) -> None:
         """The numbers of living sessions, of some hundred mitras at most; an older version changes nothing."""
-        await self._write("set_capacities", *(compose_capacity(self._keys, row) for row in rows))
+        await self._write("set_capacities", *map(self._compose_capacity, rows))
 
     async def heartbeat(self, mitra_id: str, at: Moment) -> None:
         """Take a ping. Those that arrive within a few milliseconds share one round trip.
@@ -131,7 +152,7 @@ class Mirror:
             raise refusal
         self._heard(mitra_id, at)
 
-    async def reachability(self, mitra_id: str) -> Reachability:
+    async def reachability(self, mitra_id: str) -> Verdict:
         """Is this mitra online and heard of lately?
 
         Raises:
@@ -140,13 +161,11 @@ class Mirror:
         found = await self._ask(self._presences, mitra_id)
         if found is not None:
             deactivated, online, beat = found
-            try:
-                heartbeat_at = None if beat is None else _moment(beat)
-            except ValueError:
-                log.warning("mirror_heartbeat_unreadable", mitra_id=mitra_id)
-            else:
+            heartbeat_at = None if beat is None else read_moment(beat)
+            if beat is None or heartbeat_at is not None:
                 presence = Presence(active=not deactivated, online=bool(online), heartbeat_at=heartbeat_at)
                 return judge(presence, self._clock.now(), self._stale_after_ms, "mirror")
+            log.warning("mirror_heartbeat_unreadable", mitra_id=mitra_id)
         return judge(await self._fall_back(mitra_id), self._clock.now(), self._stale_after_ms, "postgres")
 
     @property
@@ -154,6 +173,11 @@ class Mirror:
         """What trust rests on; None without trust. Two equal answers: it was not lost in between, however briefly."""
         generation = self._trusted_generation()
         return None if generation is None else (generation, self._doubts)
+
+    @property
+    def standing_since(self) -> Moment | None:
+        """When trust was last gained; None without trust. What waits for a mirror that stands counts from here."""
+        return self._stands_since if self.trusted else None
 
     def heard_at(self, mitra_id: str) -> Moment | None:
         """The last ping that this node took itself since the last mirror cycle."""
@@ -181,17 +205,15 @@ class Mirror:
             MirrorUnavailable: some may still stand online here; counted as a lost write, and healed by the next seed.
         """
         keys, ids = self._keys, list(seen)
-        names = (keys.online, keys.waiting, *map(keys.heartbeat, ids))
+        names = (keys.seeding, keys.online, keys.waiting, *map(keys.heartbeat, ids))
         try:
-            (places,) = await self._valkey.call(
-                ("EVAL", LEAVE_UNLESS_HEARD, len(names), *names, *ids, *map(rfc3339, seen.values()))
-            )
+            with trio.CancelScope(shield=True):
+                (places,) = await self._valkey.call(
+                    ("EVAL", LEAVE_UNLESS_HEARD, len(names), *names, *ids, *map(rfc3339, seen.values()))
+                )
         except ValkeyUnavailable as fault:
             self._lost("swept_offline", str(fault))
             raise MirrorUnavailable(str(fault)) from fault
-        except trio.Cancelled:
-            self._distrust()
-            raise
         return [ids[place - 1] for place in places]
 
     async def seed(self) -> int:
@@ -207,6 +229,8 @@ class Mirror:
             self.drift = seed.drift
             self.seeds += 1
             if doubts == self._doubts:
+                if self._seeded != generation:
+                    self._stands_since = self._clock.now()
                 self._seeded = generation
             return count
 
@@ -245,22 +269,20 @@ class Mirror:
     def _heard(self, mitra_id: str, at: Moment) -> None:
         self._pings[mitra_id] = newest(at, self._pings.get(mitra_id)) or at
 
-    def _leave(self, mitra_id: str) -> tuple[Command, ...]:
-        keys = self._keys
-        return ("SREM", keys.online, mitra_id), ("ZREM", keys.waiting, mitra_id), ("DEL", keys.heartbeat(mitra_id))
+    def _compose_capacity(self, row: MitraRow) -> Command:
+        idle_since = row.idle_since if row.has_room else None
+        return compose_capacity(self._keys, row.mitra_id, row.capacity, row.capacity_version, idle_since)
 
     async def _write(self, what: str, *commands: Command) -> bool:
         """Did it land?"""
         try:
-            await self._valkey.call(*commands)
+            # Postgres has committed, and nobody else knows that the mirror was not told. `Valkey.call` is bounded.
+            with trio.CancelScope(shield=True):
+                await self._valkey.call(*commands)
             return True
         except ValkeyUnavailable as fault:
             self._lost(what, str(fault))
             return False
-        except trio.Cancelled:
-            # Postgres has committed, and nobody else knows that the mirror was not told.
-            self._distrust()
-            raise
 
     def _lost(self, what: str, fault: str) -> None:
         self.writes_lost += 1
@@ -322,8 +344,3 @@ def _split_verdicts(reply: Reply, pings: Sequence[tuple[str, str]]) -> Sequence[
 
 def _split_presences(reply: Reply, mitra_ids: Sequence[str]) -> Sequence[tuple[int, int, bytes | None] | None]:
     return [None] * len(mitra_ids) if reply is None else list(zip(*reply, strict=True))
-
-
-def _moment(beat: bytes) -> Moment:
-    """The inverse of `rfc3339`. Raises ValueError for what we did not write."""
-    return round(datetime.fromisoformat(beat.decode("ascii")).timestamp() * 1000)

@@ -1,7 +1,9 @@
-"""What the mirror looks like inside Valkey: the names of its keys, and the scripts that touch several of them at once.
+"""What the mirror looks like inside Valkey: the names of its keys, and the scripts that ask about several mitras at once.
 
 Scripts are sent whole, with EVAL: a server that came back empty has forgotten the cached ones, and a batch pays for
-the text once. They must be idempotent, and take every key as a KEYS argument. Read next: `halo/store/mirror.py`.
+the text once. They must be idempotent, and take every key as a KEYS argument, but for keys of the same slot whose names
+they make or find themselves. Read next: `halo/store/mirror_changes.py` (the scripts that write what has changed),
+`halo/store/mirror_seed_scripts.py` (those that build it all anew), `halo/store/mirror.py`.
 """
 
 from dataclasses import dataclass
@@ -65,8 +67,13 @@ class Keys:
         """When the mirror was first built on a Valkey that had none. A seed leaves it alone, a flush takes it along."""
         return f"{self.prefix}mitras:standing:since"
 
+    @property
+    def seeding(self) -> str:
+        """A set of the logs of all seeds that run, of whatever node: each change is noted in every one of them."""
+        return f"{self.prefix}mitras:seeding"
+
     def scratch(self, name: str, token: str) -> str:
-        """Where a seed builds a set before it is renamed into place."""
+        """Where a seed builds a set before it is renamed into place, and its log."""
         return f"{self.prefix}mitras:seed:{token}:{name}"
 
 
@@ -112,103 +119,6 @@ return {
   redis.call('SMISMEMBER', KEYS[3], unpack(ARGV)),
   redis.call('MGET', unpack(beats)),
 }
-"""
-
-GO_ONLINE = """
--- KEYS: online, heartbeat  ARGV: id, moment. The heartbeat first, and forward only.
-local last = redis.call('GET', KEYS[2])
-if not last or last < ARGV[2] then redis.call('SET', KEYS[2], ARGV[2]) end
-return redis.call('SADD', KEYS[1], ARGV[1])
-"""
-
-SET_CAPACITY = """
--- KEYS: capacity, version, online, waiting  ARGV: count, version, id, idle since or '' without room. Replies 0 when
--- what is there is newer.
-local have = redis.call('GET', KEYS[2])
-if have and tonumber(have) > tonumber(ARGV[2]) then return 0 end
-redis.call('MSET', KEYS[1], ARGV[1], KEYS[2], ARGV[2])
-if ARGV[4] ~= '' and redis.call('SISMEMBER', KEYS[3], ARGV[3]) == 1 then
-  redis.call('ZADD', KEYS[4], 'GT', ARGV[4], ARGV[3])
-else
-  redis.call('ZREM', KEYS[4], ARGV[3])
-end
-return 1
-"""
-
-LEAVE_UNLESS_HEARD = """
--- KEYS: online, waiting, heartbeats…  ARGV: ids…, moments seen…  Replies the places, from 1, of those who were heard
--- of since: they stay. What has another width is not of ours, and no sign of life.
-local n, stay = #KEYS - 2, {}
-for i = 1, n do
-  local last = redis.call('GET', KEYS[i + 2])
-  if last and #last == #ARGV[n + i] and last > ARGV[n + i] then stay[#stay + 1] = i
-  else
-    redis.call('SREM', KEYS[1], ARGV[i])
-    redis.call('ZREM', KEYS[2], ARGV[i])
-    redis.call('DEL', KEYS[i + 2])
-  end
-end
-return stay
-"""
-
-SEED_MITRAS = """
--- KEYS: (heartbeat, capacity, version)…  ARGV: (moment, count, version)…; a moment '-' removes, an empty one leaves
--- what is there. Replies how many heartbeats and how many capacities were not as they should be.
-local beats, capacities = 0, 0
-for i = 1, #KEYS, 3 do
-  local at = ARGV[i]
-  if at == '-' then beats = beats + redis.call('DEL', KEYS[i])
-  elseif at ~= '' then
-    local last = redis.call('GET', KEYS[i])
-    if not last or last < at then
-      redis.call('SET', KEYS[i], at)
-      beats = beats + 1
-    end
-  end
-  local have = redis.call('GET', KEYS[i + 2])
-  if not have or tonumber(have) <= tonumber(ARGV[i + 2]) then
-    if have ~= ARGV[i + 2] or redis.call('GET', KEYS[i + 1]) ~= ARGV[i + 1] then
-      redis.call('MSET', KEYS[i + 1], ARGV[i + 1], KEYS[i + 2], ARGV[i + 2])
-      capacities = capacities + 1
-    end
-  end
-end
-return {beats, capacities}
-"""
-
-COMPARE_SEED = """
--- KEYS: (scratch, target)…, the last pair sorted sets. Replies for each pair how many stand in one of them alone. A
--- target that is no set at all is wholly wrong, and must not keep the seed from replacing it.
-local wrong = {}
-for i = 1, #KEYS, 2 do
-  local kind = i == #KEYS - 1 and 'Z' or 'S'
-  local built = redis.call(kind .. 'CARD', KEYS[i])
-  local there = redis.pcall(kind .. 'CARD', KEYS[i + 1])
-  if type(there) == 'table' then wrong[#wrong + 1] = built
-  else wrong[#wrong + 1] = built + there - 2 * redis.call(kind .. 'INTERCARD', 2, KEYS[i], KEYS[i + 1]) end
-end
-return wrong
-"""
-
-PUBLISH_SEED = """
--- KEYS: seeded, (scratch, target)…  ARGV: moment, how many each scratch set must hold…
--- Scratch sets expire when a seed dies half way. One that expired too early would empty its target: refuse, change
--- nothing. The last pair is a sorted set.
-for i = 2, #KEYS, 2 do
-  local count = i == #KEYS - 1 and 'ZCARD' or 'SCARD'
-  if redis.call(count, KEYS[i]) ~= tonumber(ARGV[i / 2 + 1]) then
-    return redis.error_reply('SEEDLOST a scratch set is incomplete')
-  end
-end
-for i = 2, #KEYS, 2 do
-  if redis.call('EXISTS', KEYS[i]) == 1 then
-    redis.call('RENAME', KEYS[i], KEYS[i + 1])
-    redis.call('PERSIST', KEYS[i + 1])
-  else
-    redis.call('DEL', KEYS[i + 1])
-  end
-end
-return redis.call('SET', KEYS[1], ARGV[1])
 """
 
 WALK_WAITING = """

@@ -2,7 +2,7 @@
 
 A page is small, so neither Valkey nor this node's event loop stands still for it, and the heartbeats of one page travel with the
 ids of the next. It must never pass off a part as the whole: a mirror that was emptied meanwhile raises. Read next:
-`halo/store/mirror_sweeps.py`.
+`halo/actors/sweeps.py`.
 """
 
 from halo.store.valkey import Valkey, ValkeyUnavailable  # isort: skip  (trio_asyncio first)

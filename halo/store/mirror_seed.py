@@ -1,39 +1,53 @@
-"""Builds the mirror anew from Postgres, so that no reader ever sees half of it.
+"""Builds the mirror anew from Postgres, so that no reader ever sees half of it, or less than it held before.
 
 The sets are built under scratch names and renamed into place in one script; heartbeats only move forward, and a
-capacity never gives way to an older one. What changed in Postgres while the seed ran is looked up again afterwards.
-It must never leave a mark that says "seeded" on a mirror that is not. Read next: `halo/store/mirror.py`, which
-decides when.
+capacity never gives way to an older one. What changed in Postgres while the seed ran is looked up again before the sets
+are published; what the nodes wrote to the mirror meanwhile is in a log, which is applied in the step that publishes.
+Pages travel packed, as texts that Postgres writes and Valkey reads, and the next one is read while the last one is
+written: 100,000 mitras row by row are two seconds of this node. It must never leave a mark that says "seeded" on a
+mirror that is not. Read next: `halo/store/mirror.py`, which decides when.
 """
+
+from halo.store.valkey import Valkey, ValkeyUnavailable  # isort: skip  (trio_asyncio first)
 
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Final, TypeAlias
+from itertools import chain
+from typing import Final
 
-from halo.availability import newest
+import trio
+
 from halo.clock import Clock, Moment, rfc3339
-from halo.store.mirror_keys import COMPARE_SEED, PUBLISH_SEED, SEED_MITRAS, SET_CAPACITY, Keys
-from halo.store.mirror_twin import NO_MITRA, MirrorTwin, MitraRow
-from halo.store.valkey import Valkey
+from halo.errors import StoreUnavailable
+from halo.store.mirror_keys import Keys
+from halo.store.mirror_seed_scripts import COMPARE_SEED, OPEN_LOG, PUBLISH_SEED, SEED_MITRAS
+from halo.store.mirror_twin import (
+    BEAT_WIDTH,
+    ID_WIDTH,
+    LAST_MITRA,
+    NO_BEAT,
+    NO_MITRA,
+    MirrorTwin,
+    PackedPage,
+)
 from halo.store.valkey_link import Command
 
-SCRATCH_SECONDS = 60
-"""How long the scratch sets of a seed that died lie about. A seed of 100,000 mitras takes a few seconds."""
-CHUNK = 250
-"""Mitras per script: about half a millisecond during which Valkey serves nobody else."""
+SCRATCH_SECONDS: Final = 60
+"""How long the scratch sets and the log of a seed that died lie about. A seed of 100,000 mitras takes a second."""
+CHUNK: Final = 250
+"""Mitras per script: about a millisecond during which Valkey serves nobody else."""
+PAGES_AHEAD: Final = 1
+"""Read while one is written. More would only hold more memory: one of the two sides is always the slower."""
 
 DRIFTS = ("online", "deactivated", "waiting", "heartbeats", "capacities")
 """The fields of the mirror that can be wrong; first the sets, in the order in which a seed publishes them."""
 
-_Seen: TypeAlias = int
-"""What of a mitra lies in the sets that a seed builds anew, as a number: 100,000 tuples would call the collector."""
-
 CATCH_UPS: Final = 5
-"""Passes over what changed meanwhile. Each is short, and what changes for ever the next reseed has."""
+"""Passes over what changed meanwhile. Each is short; what changes for ever is in the log, or in the next reseed."""
 
 
 class Seed:
-    """One run. `run` twice is allowed but pointless."""
+    """One run; the next one needs a new seed."""
 
     def __init__(self, valkey: Valkey, twin: MirrorTwin, clock: Clock, heard: Callable[[str], Moment | None]) -> None:
         self._valkey = valkey
@@ -43,9 +57,14 @@ class Seed:
         """The last ping that this node took itself; Postgres learns of it only later."""
         self._keys = Keys(valkey.prefix)
         token = uuid.uuid4().hex
-        self._online = self._keys.scratch("online", token)
-        self._deactivated = self._keys.scratch("deactivated", token)
-        self._waiting = self._keys.scratch("waiting", token)
+        self._scratch = tuple(self._keys.scratch(name, token) for name in ("online", "deactivated", "waiting"))
+        self._log = self._keys.scratch("log", token)
+        """What every node changes in the mirror while this seed runs."""
+        self._states: dict[str, str] = {}
+        """What lies in the sets that are built anew, as Postgres gave it: pages by the id behind which they begin."""
+        self._mitras = 0
+        self._counts = [0, 0, 0]
+        """How many each scratch set must hold."""
         self.drift = dict.fromkeys(DRIFTS, 0)
         """What was found otherwise than Postgres says, by kind; never more than there was, since who changes while the
         seed runs is taken off."""
@@ -57,98 +76,145 @@ class Seed:
             ValkeyUnavailable, StoreUnavailable: the mirror is as it was, but for heartbeats and capacities, which are
             right.
         """
-        seen: dict[str, _Seen] = {}
-        online_count = deactivated_count = waiting_count = 0
-        after = NO_MITRA
-        while rows := await self._twin.list_mitras_after(after):
-            after = rows[-1].mitra_id
-            online = [row.mitra_id for row in rows if row.online and row.active]
-            deactivated = [row.mitra_id for row in rows if not row.active]
-            online_count += len(online)
-            deactivated_count += len(deactivated)
-            waiting = [row for row in rows if row.online and row.active and row.has_room]
-            waiting_count += len(waiting)
-            seen.update((row.mitra_id, _see(row)) for row in rows)
-            written = self._compose(rows)
-            adds = (*_add(self._online, online), *_add(self._deactivated, deactivated), *self._add_waiting(waiting))
-            replies = await self._valkey.call(*written, *adds)  # one journey for a page
-            for beats, capacities in replies[: len(written)]:
-                self.drift["heartbeats"] += beats
-                self.drift["capacities"] += capacities
-        keys = self._keys
-        pairs = (self._online, keys.online, self._deactivated, keys.deactivated, self._waiting, keys.waiting)
-        now = rfc3339(self._clock.now())
-        counts = (online_count, deactivated_count, waiting_count)
-        (wrong,) = await self._valkey.call(("EVAL", COMPARE_SEED, len(pairs), *pairs))
-        self.drift.update(zip(DRIFTS, wrong, strict=False))
-        await self._valkey.call(
-            ("EVAL", PUBLISH_SEED, 1 + len(pairs), keys.seeded, *pairs, now, *counts),
-            ("SET", keys.standing_since, now, "NX"),
-        )
-        changed = 0
-        for _ in range(CATCH_UPS):  # a catch-up may itself be late: somebody came online between its look and its write
-            found = await self._catch_up(seen)
-            changed += found
-            if not found:
-                break
+        await self._valkey.call(("EVAL", OPEN_LOG, 2, self._keys.seeding, self._log, SCRATCH_SECONDS))
+        try:
+            since, _ = await self._twin.list_touched((), None)  # before the first page: what is older, all pages have
+            await self._build()
+            changed = noted = 0
+            for _ in range(CATCH_UPS):  # a pass may be late itself: somebody changed between its look and its write
+                noted = await self._count_noted()
+                since, found = await self._catch_up(since)
+                changed += found
+                if not found:
+                    break
+        except StoreUnavailable:  # nobody needs to note any more; a seed that lost Valkey leaves that to the expiry
+            await self._valkey.call(("DEL", self._log), ("SREM", self._keys.seeding, self._log))
+            raise
+        changed += await self._publish() - noted
         self.drift = {kind: max(0, found - changed) for kind, found in self.drift.items()}
-        return len(seen)
+        return self._mitras
 
-    async def _catch_up(self, seen: dict[str, _Seen]) -> int:
-        """Who went online or offline, or took a session, while the sets were built was written to sets that are gone:
-        how many."""
-        after, count = NO_MITRA, 0
-        while rows := await self._twin.list_mitras_after(after):
-            after = rows[-1].mitra_id
-            changed = [row for row in rows if seen.get(row.mitra_id) != _see(row)]
-            count += len(changed)
-            commands = self._compose(changed)
-            for row in changed:
-                commands.append(("SREM" if row.active else "SADD", self._keys.deactivated, row.mitra_id))
-                commands.append(("SADD" if row.online and row.active else "SREM", self._keys.online, row.mitra_id))
-                commands.append(compose_capacity(self._keys, row))
-            if commands:
-                await self._valkey.call(*commands)
-            seen.update({row.mitra_id: _see(row) for row in changed})
-        return count
+    async def _build(self) -> None:
+        """The scratch sets, heartbeats and capacities of all; reading and writing at once."""
+        ahead, pages = trio.open_memory_channel[PackedPage](PAGES_AHEAD)
+        fault: StoreUnavailable | ValkeyUnavailable | None = None
 
-    def _compose(self, rows: Sequence[MitraRow]) -> list[Command]:
-        """Heartbeats and capacities, straight into place: each is guarded by itself."""
+        async def read() -> None:
+            nonlocal fault
+            async with ahead:
+                after = NO_MITRA
+                try:
+                    while page := await self._twin.find_page_after(after):
+                        after = page.last
+                        await ahead.send(page)
+                except StoreUnavailable as away:
+                    fault = away
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            try:
+                async for page in pages:
+                    await self._write(page)
+            except ValkeyUnavailable as away:
+                fault = away  # raised outside of the nursery, which would wrap it into a group
+                nursery.cancel_scope.cancel()
+        if fault is not None:
+            raise fault
+
+    async def _write(self, page: PackedPage) -> None:
+        self._states[page.after] = page.states
+        self._count(page.states, 1)
+        lines = page.states.split("\n")
+        for beats_wrong, capacities_wrong in await self._valkey.call(*await self._compose(page.beats, lines)):
+            self.drift["heartbeats"] += beats_wrong
+            self.drift["capacities"] += capacities_wrong
+
+    async def _compose(self, beats: str, lines: Sequence[str]) -> list[Command]:
+        """What puts these down; one journey for a page."""
         keys = self._keys
+        prefixes = (keys.heartbeat(""), keys.capacity(""), keys.capacity_version(""))
         commands: list[Command] = []
-        for start in range(0, len(rows), CHUNK):
-            names: list[str] = []
-            values: list[str | int] = []
-            for row in rows[start : start + CHUNK]:
-                mitra_id = row.mitra_id
-                names += (keys.heartbeat(mitra_id), keys.capacity(mitra_id), keys.capacity_version(mitra_id))
-                values += (self._beat(row), row.capacity, row.capacity_version)
-            commands.append(("EVAL", SEED_MITRAS, len(names), *names, *values))
+        for start in range(0, len(lines), CHUNK):
+            part = lines[start : start + CHUNK]
+            packed = self._hear(beats[start * BEAT_WIDTH : (start + CHUNK) * BEAT_WIDTH], part), "\n".join(part)
+            commands.append(("EVAL", SEED_MITRAS, 4, *self._scratch, self._log, *prefixes, SCRATCH_SECONDS, *packed))
+            await trio.lowlevel.checkpoint()  # a page of pings that Postgres has not heard of is 10 ms of work
         return commands
 
-    def _beat(self, row: MitraRow) -> str:
-        if not (row.online and row.active):
-            return "-"
-        at = newest(row.heartbeat_at, self._heard(row.mitra_id))
-        return "" if at is None else rfc3339(at)
+    def _count(self, states: str, sign: int) -> None:
+        """Those of a page come in, or are taken off."""
+        with_room, full, shut_out = (states.count(f" {letter} ") for letter in "wfd")
+        for place, found in enumerate((with_room + full, shut_out, with_room)):
+            self._counts[place] += sign * found
+        self._mitras += sign * (states.count("\n") + 1 if states else 0)
 
-    def _add_waiting(self, rows: Sequence[MitraRow]) -> tuple[Command, ...]:
-        if not rows:
-            return ()
-        scored = [part for row in rows for part in (row.idle_since, row.mitra_id)]
-        return ("ZADD", self._waiting, *scored), ("EXPIRE", self._waiting, SCRATCH_SECONDS)
+    def _hear(self, beats: str, lines: Sequence[str]) -> str:
+        """The heartbeats of these lines, with what this node knows better."""
+        newer: dict[int, str] = {}
+        for place, line in enumerate(lines):
+            at = self._heard(line[:ID_WIDTH])
+            if at is not None:
+                beat, known = rfc3339(at), _beat(beats, place)
+                if known != NO_BEAT and beat > known:
+                    newer[place] = beat
+        if not newer:
+            return beats
+        return "".join(newer.get(place) or _beat(beats, place) for place in range(len(lines)))
+
+    async def _count_noted(self) -> int:
+        """How many changes the log holds by now."""
+        (noted,) = await self._valkey.call(("HGET", self._log, "#"))
+        return int(noted or 0)  # one that is gone is refused when the sets are published
+
+    async def _publish(self) -> int:
+        """How many changes the log held."""
+        keys = self._keys
+        targets = (keys.online, keys.deactivated, keys.waiting)
+        names = (keys.seeded, keys.seeding, self._log, *chain(*zip(self._scratch, targets, strict=True)))
+        now = rfc3339(self._clock.now())
+        for drift, kind, scratch, target in zip(DRIFTS, "SSZ", self._scratch, targets, strict=False):
+            # A journey each: together they would come near to the time that Valkey has for one.
+            (self.drift[drift],) = await self._valkey.call(("EVAL", COMPARE_SEED, 2, scratch, target, kind))
+        noted, _ = await self._valkey.call(
+            ("EVAL", PUBLISH_SEED, len(names), *names, now, keys.capacity_version(""), *self._counts),
+            ("SET", keys.standing_since, now, "NX"),
+        )
+        return int(noted)
+
+    async def _catch_up(self, since: str) -> tuple[str, int]:
+        """Who went online or offline, or took a session, while the sets were built, and whose node may have died before it
+        told the mirror: how many, and since when the next look is to look."""
+        count = 0
+        begins = [*(self._states or [NO_MITRA]), LAST_MITRA]
+        since, touched = await self._twin.list_touched(begins[:-1], since)
+        for number in touched:
+            after, upto = begins[number : number + 2]
+            page = await self._twin.find_page_between(after, upto)
+            known, states = self._states.get(after, ""), "" if page is None else page.states
+            if states == known:
+                continue
+            self._count(known, -1)
+            self._count(states, 1)
+            self._states[after] = states
+            before, lines = frozenset(known.split("\n")), states.split("\n") if states else []
+            changed = [place for place, line in enumerate(lines) if line not in before]
+            beats = "" if page is None else "".join(_beat(page.beats, place) for place in changed)
+            ids = [line[:ID_WIDTH] for line in before.difference(lines) if line]
+            await self._correct(ids, beats, [lines[place] for place in changed])
+            count += len(changed)
+        return since, count
+
+    async def _correct(self, ids: Sequence[str], beats: str, lines: Sequence[str]) -> None:
+        """Put down what is true by now of those who stand in the scratch sets with something else."""
+        commands: list[Command] = []
+        online, deactivated, waiting = self._scratch
+        for start in range(0, len(ids), CHUNK):
+            part = ids[start : start + CHUNK]
+            commands += (("SREM", online, *part), ("SREM", deactivated, *part), ("ZREM", waiting, *part))
+        commands += await self._compose(beats, lines)
+        if commands:
+            await self._valkey.call(*commands)
 
 
-def _add(scratch: str, mitra_ids: Sequence[str]) -> tuple[Command, ...]:
-    return (("SADD", scratch, *mitra_ids), ("EXPIRE", scratch, SCRATCH_SECONDS)) if mitra_ids else ()
-
-
-def compose_capacity(keys: Keys, row: MitraRow) -> Command:
-    """What puts down the number of living sessions, and the mitra among those who wait for one, or takes her out."""
-    names = (keys.capacity(row.mitra_id), keys.capacity_version(row.mitra_id), keys.online, keys.waiting)
-    idle_since = row.idle_since if row.has_room else ""
-    return ("EVAL", SET_CAPACITY, len(names), *names, row.capacity, row.capacity_version, row.mitra_id, idle_since)
-
-
-def _see(row: MitraRow) -> _Seen:
-    return hash((row.active, row.online, row.has_room, row.capacity_version, row.idle_since))
+def _beat(beats: str, place: int) -> str:
+    return beats[place * BEAT_WIDTH : (place + 1) * BEAT_WIDTH]

@@ -63,17 +63,8 @@ class Deactivation:
     pairing_ids: Sequence[str]
     """The searches that lost an offer, and may have nobody left who was asked."""
     session_ids: Sequence[str]
-    """Still living; the same again at a repeat, so that nobody is forgotten when the first caller died."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MitraCounts:
-    """How many mitras there are in each presence."""
-
-    total: int
-    online: int
-    offline: int
-    deactivated: int
+    """To be ended: those that live, but not those in `rerouting`, which are without her already. The same again at a repeat, so that
+    nobody is forgotten when the first caller died."""
 
 
 class Mitras:
@@ -130,7 +121,7 @@ class Mitras:
             await self._set_active(tx, mitra_id, operator, at, is_active=False)
             auth_session_ids = await revoke_families(tx, mitra_id, RevokedBecause.DEACTIVATED, at)
             offers = await tx.fetch_all(SQL["rescind_offers"], {"mitra_id": mitra_id, "at": at})
-            sessions = await tx.fetch_all(SQL["list_living_sessions"], {"mitra_id": mitra_id})
+            sessions = await tx.fetch_all(SQL["list_sessions_to_end"], {"mitra_id": mitra_id})
             return Deactivation(
                 mitra_id=mitra_id,
                 auth_session_ids=auth_session_ids,
@@ -161,11 +152,6 @@ class Mitras:
             "after": after or BEFORE_ALL,
         }
         return [_status(row) for row in await self._db.fetch_all(SQL["list_mitras"], values)]
-
-    async def count(self) -> MitraCounts:
-        """How many there are in each presence. Raises StoreUnavailable."""
-        [row] = await self._db.fetch_all(SQL["count_mitras"], {})
-        return MitraCounts(total=row.total, online=row.online, offline=row.offline, deactivated=row.deactivated)
 
     async def _set_active(self, tx: Transaction, mitra_id: str, operator: str, at: Moment, *, is_active: bool) -> None:
         if await tx.fetch_one(SQL["set_active"], {"mitra_id": mitra_id, "is_active": is_active}) is None:

@@ -13,7 +13,7 @@ from uuid import uuid4
 from halo import protocol
 from halo.clock import Moment, rfc3339
 from halo.effects import Step
-from halo.errors import CapacityExceeded, MitraDeactivated, NotFound, OfferResolved
+from halo.errors import MitraDeactivated, NotFound, OfferResolved
 from halo.pairing import PAYABLE, OfferStatus, PairingStatus, Search
 from halo.store import pairings
 from halo.store.connection import Values
@@ -36,12 +36,14 @@ class Answered:
     """What became of an accept that was not refused.
 
     `opened` is the step that opened the session; for the winner's repeat that is None and `before` names the session that the first
-    yes has opened; when the payment had failed both are None.
+    yes has opened; when the payment had failed both are None. With `rerouted_session_id` nothing was decided: the offer is to take
+    over that session, whose actor alone may hand it on.
     """
 
     pairing_id: str
     opened: Step | None
     before: OpenedBefore | None = None
+    rerouted_session_id: str | None = None
 
 
 class Offers:
@@ -83,6 +85,8 @@ class Offers:
 
         async def write(tx: Transaction) -> Answered:
             row = await _look_at(tx, offer_id, mitra_id)
+            if row.before is None and row.rerouted_session_id is not None:
+                return Answered(row.pairing_id, None, rerouted_session_id=row.rerouted_session_id)
             if (
                 row.before is None
             ):  # it looks open; the same yes may have been taken while we waited for our own mitra's row
@@ -90,7 +94,7 @@ class Offers:
                 row = await _look_at(tx, offer_id, mitra_id)
             if row.before is not None:
                 return Answered(row.pairing_id, None, row.before)
-            await _require_room(tx, mitra_id)
+            await pairings.require_room(tx, mitra_id)
             payment = await pairings.lock_payment(tx, row.payment_request_id)
             if await pairings.lock_pairing(tx, row.pairing_id) is not PairingStatus.SEARCHING:
                 raise OfferResolved
@@ -145,6 +149,7 @@ class Offers:
 class _Looked(NamedTuple):
     pairing_id: str
     payment_request_id: str
+    rerouted_session_id: str | None
     before: OpenedBefore | None
 
 
@@ -153,21 +158,13 @@ async def _look_at(tx: Transaction, offer_id: str, mitra_id: str) -> _Looked:
     row = await tx.fetch_one(SQL["find_offer"], {"offer_id": offer_id, "mitra_id": mitra_id})
     if row is None:
         raise NotFound("There is no such offer.")
-    if row.session_id is not None:
-        return _Looked(row.pairing_id, row.payment_request_id, OpenedBefore(row.session_id, row.session_status))
-    if row.status != OfferStatus.OPEN:
+    before = None if row.session_id is None else OpenedBefore(row.session_id, row.session_status)
+    if before is None and row.status != OfferStatus.OPEN:
         raise OfferResolved
-    return _Looked(row.pairing_id, row.payment_request_id, None)
+    return _Looked(row.pairing_id, row.payment_request_id, row.rerouted_session_id, before)
 
 
 async def _lock_mitra(tx: Transaction, mitra_id: str) -> None:
     mitra = await tx.fetch_one(SQL["lock_mitra"], {"mitra_id": mitra_id})
     if mitra is None or not mitra.is_active:
         raise MitraDeactivated
-
-
-async def _require_room(tx: Transaction, mitra_id: str) -> None:
-    """Asked under the mitra's lock only."""
-    held = await tx.fetch_one(SQL["count_living"], {"mitra_id": mitra_id})
-    if held is None or held.living >= held.max_sessions:
-        raise CapacityExceeded

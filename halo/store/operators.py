@@ -50,30 +50,26 @@ class Operators:
     def __init__(self, postgres: Rows) -> None:
         self._postgres = postgres
 
-    async def load_overview(self, now: Moment, stale_after_ms: int) -> Overview:
-        """Counts as Postgres sees them; `degraded` is left False, since Valkey is not asked."""
-        fetch_all = self._postgres.fetch_all
-        moments = {"now": now, "fresh_since": now - stale_after_ms}
-        counted = {row.status: row.count for row in await fetch_all(SQL["count_sessions"], moments)}
-        mitras = await self._postgres.fetch_one(SQL["count_mitras"], moments)
-        searches = await self._postgres.fetch_one(SQL["count_searches"])
+    async def load_overview(self, now: Moment, *, online: int, available: int, degraded: bool) -> Overview:
+        """Counts as Postgres sees them, beside those that only the mirror's readers know: mitras `online` and `available`."""
+        row = await self._postgres.fetch_one(SQL["load_overview"], {"now": now})
         return Overview(
             server_time=rfc3339(now),
-            sessions={status.value: counted.get(status.value, 0) for status in SessionStatus},
-            mitras_total=mitras.total,
-            mitras_online=mitras.online,
-            mitras_deactivated=mitras.deactivated,
-            mitras_available=mitras.available,
-            pairings_searching=searches.count,
-            pairing_failures_24h={row.cause: row.count for row in await fetch_all(SQL["count_failures"], moments)},
-            refunds_due={row.currency: row.amount for row in await fetch_all(SQL["sum_refunds_due"])},
-            degraded=False,
+            sessions={status.value: row.sessions.get(status.value, 0) for status in SessionStatus},
+            mitras_total=row.mitras_total,
+            mitras_online=online,
+            mitras_deactivated=row.mitras_deactivated,
+            mitras_available=available,
+            pairings_searching=row.pairings_searching,
+            pairing_failures_24h=row.pairing_failures_24h,
+            refunds_due=row.refunds_due,
+            degraded=degraded,
         )
 
     async def list_sessions(self, status: str | None, limit: int, cursor: str | None) -> OperatedSessions:
         """One page, newest first; `status` is one of `halo.routes.SESSION_FILTERS`."""
         rows = await self._page(SQL["list_sessions"], status, limit, cursor)
-        sessions = tuple(_struct(OperatedSession, row) for row in rows)
+        sessions = tuple(struct_of(OperatedSession, row) for row in rows)
         return OperatedSessions(sessions=sessions, next_cursor=sessions[-1].session_id if len(rows) == limit else None)
 
     async def load_session(self, session_id: str) -> SessionRecord:
@@ -87,26 +83,26 @@ class Operators:
         if row is None:
             raise NotFound
         return SessionRecord(
-            session=_struct(OperatedSession, row),
-            accounts=_struct(Accounts, row),
+            session=struct_of(OperatedSession, row),
+            accounts=struct_of(Accounts, row),
             messages_count=row.messages_count,
             timeline=tuple(
-                _struct(TimelineEntry, entry) for entry in await fetch_all(SQL["list_timeline"], of_session)
+                struct_of(TimelineEntry, entry) for entry in await fetch_all(SQL["list_timeline"], of_session)
             ),
             payments=tuple(_payment(payment) for payment in await fetch_all(SQL["list_payments"], of_session)),
             extensions=tuple(
-                _struct(OperatedExtension, asked) for asked in await fetch_all(SQL["list_extensions"], of_session)
+                struct_of(OperatedExtension, asked) for asked in await fetch_all(SQL["list_extensions"], of_session)
             ),
-            ledger=tuple(_struct(LedgerEntry, entry) for entry in await fetch_all(SQL["list_ledger"], of_session)),
+            ledger=tuple(struct_of(LedgerEntry, entry) for entry in await fetch_all(SQL["list_ledger"], of_session)),
             refunds=tuple(
-                _struct(OperatedRefund, owed) for owed in await fetch_all(SQL["list_session_refunds"], of_session)
+                struct_of(OperatedRefund, owed) for owed in await fetch_all(SQL["list_session_refunds"], of_session)
             ),
         )
 
     async def list_failures(self, limit: int, cursor: int | None) -> PairingFailures:
         """Why searches and extensions came to nothing, one page, newest first."""
         rows = await self._postgres.fetch_all(SQL["list_failures"], {"limit": limit, "cursor": cursor})
-        failures = tuple(_struct(PairingFailure, row) for row in rows)
+        failures = tuple(struct_of(PairingFailure, row) for row in rows)
         return PairingFailures(
             pairing_failures=failures, next_cursor=str(failures[-1].failure_id) if len(rows) == limit else None
         )
@@ -114,7 +110,7 @@ class Operators:
     async def list_refunds(self, status: str | None, limit: int, cursor: str | None) -> OperatedRefunds:
         """One page, newest first; `status` is one of `halo.routes.REFUND_FILTERS`."""
         rows = await self._page(SQL["list_refunds"], status, limit, cursor)
-        refunds = tuple(_struct(OperatedRefund, row) for row in rows)
+        refunds = tuple(struct_of(OperatedRefund, row) for row in rows)
         return OperatedRefunds(refunds=refunds, next_cursor=refunds[-1].refund_id if len(rows) == limit else None)
 
     async def record(self, operator: str, action: str, subject: str, details: Mapping[str, Any]) -> None:
@@ -140,8 +136,8 @@ MOMENTS = frozenset({
 """Columns that are moments here and RFC 3339 on the wire; the loader gives both as plain numbers, so the name must tell."""
 
 
-def _struct(kind: type[S], row: Any) -> S:
-    """The columns of `row` that `kind` has, under the same names."""
+def struct_of(kind: type[S], row: Any) -> S:
+    """The columns of `row` that `kind` has, under the same names, with moments as the wire has them."""
     values = {field: getattr(row, field) for field in kind.__struct_fields__}
     for name in MOMENTS & values.keys():
         values[name] = rfc3339_or_none(values[name])

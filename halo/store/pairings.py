@@ -12,7 +12,9 @@ from uuid import uuid4
 
 from halo import protocol
 from halo.clock import Moment
-from halo.errors import IdReused, InvalidState, NotFound, StepOvertaken
+from halo.errors import CapacityExceeded, IdReused, InvalidState, NotFound, StepOvertaken
+from halo.outbox import PUSH_PATIENCE_MS
+from halo.outcomes import NEWS_MS
 from halo.pairing import Offer, OfferStatus, PairingStatus, PairingView, Search, cause_of, check_payment, evidence_of
 from halo.payment import Payment, PaymentStatus
 from halo.session import FailureCause
@@ -21,6 +23,7 @@ from halo.store.nodes import LOCK_CLASS
 from halo.store.payments import payment_of
 from halo.store.postgres import Postgres, Transaction
 from halo.store.queries import load_queries
+from halo.trace import current_traceparent
 
 SQL: Final = load_queries("pairings")
 
@@ -81,7 +84,7 @@ class Pairings:
     ) -> int:
         """Time out what is still open, and ask those of `mitra_ids` who may be asked, in this order; how many that were.
 
-        None of them: the search stays in its wave. Those in `absent` have no socket and are asked by push as well.
+        None of them: the search stays in its wave. Those in `absent` are not in the lobby and are asked by push at once.
 
         Raises:
             StepOvertaken: the search is no longer searching in `search.wave`.
@@ -95,6 +98,10 @@ class Pairings:
             "mitra_ids": list(mitra_ids),
             "offer_ids": [str(uuid4()) for _ in mitra_ids],
             "absent": list(absent),
+            "owner": self._owner,
+            "patient_until": at + PUSH_PATIENCE_MS,
+            "without_mitra_ids": list(search.without_mitra_ids),
+            "traceparent": current_traceparent(),
         }
 
         async def write(tx: Transaction) -> int:
@@ -139,9 +146,9 @@ class Pairings:
                 raise InvalidState("A mitra has accepted; the session can be ended instead.")
             if row.status != PairingStatus.SEARCHING:
                 return _view(row)
-            await _resolve_open_offers(tx, pairing_id, OfferStatus.CANCELLED, at)
-            search = await load_search(tx, pairing_id)
-            await _resolve(tx, search, PairingStatus.CANCELLED, FailureCause.CUSTOMER_CANCELLED, at)
+            if row.rerouted_session_id is not None:
+                raise InvalidState("It seeks another mitra for a session; the session can be ended instead.")
+            await withdraw(tx, pairing_id, FailureCause.CUSTOMER_CANCELLED, at)
             return (await load_search(tx, pairing_id)).view()
 
         return await self._db.transact(write, str(uuid4()))
@@ -195,6 +202,9 @@ async def load_search(source: Postgres | Transaction, pairing_id: str) -> Search
         deadline_at=first.deadline_at,
         session_id=first.session_id,
         cause=first.cause,
+        rerouted_session_id=first.rerouted_session_id,
+        session_deadline_at=first.session_deadline_at,
+        without_mitra_ids=tuple(first.without_mitra_ids),
         payment_status=PaymentStatus(first.payment_status),
         duration_minutes=first.duration_minutes,
         amount=first.amount,
@@ -221,6 +231,21 @@ async def fail_search(tx: Transaction, pairing_id: str, at: Moment) -> None:
     await _resolve(tx, search, PairingStatus.FAILED, cause_of(search), at)
 
 
+async def withdraw(tx: Transaction, pairing_id: str, cause: FailureCause, at: Moment) -> None:
+    """End a search that the caller has locked, for a cause that lies outside of it: nobody is asked any more."""
+    await _resolve_open_offers(tx, pairing_id, OfferStatus.CANCELLED, at)
+    by_customer = cause is FailureCause.CUSTOMER_CANCELLED
+    status = PairingStatus.CANCELLED if by_customer else PairingStatus.FAILED
+    await _resolve(tx, await load_search(tx, pairing_id), status, cause, at)
+
+
+async def require_room(tx: Transaction, mitra_id: str) -> None:
+    """The mitra can take one more session; asked under the lock on her row only. Raises CapacityExceeded."""
+    held = await tx.fetch_one(SQL["count_living"], {"mitra_id": mitra_id})
+    if held is None or held.living >= held.max_sessions:
+        raise CapacityExceeded
+
+
 async def take_open_offers(tx: Transaction, pairing_id: str, at: Moment) -> None:
     """Another mitra was first."""
     await _resolve_open_offers(tx, pairing_id, OfferStatus.TAKEN, at)
@@ -243,6 +268,9 @@ async def _resolve(tx: Transaction, search: Search, status: PairingStatus, cause
         "cause": cause,
         "evidence": json.dumps(evidence_of(search)),
         "at": at,
+        "patient_until": at + PUSH_PATIENCE_MS,
+        "news_until": at + NEWS_MS,
+        "traceparent": current_traceparent(),
     }
     await tx.execute(SQL["resolve_pairing"], values)
 

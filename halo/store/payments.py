@@ -30,6 +30,7 @@ from halo.store.connection import Values
 from halo.store.postgres import Postgres, Transaction
 from halo.store.queries import Query, load_queries
 from halo.store.values import Value
+from halo.trace import current_traceparent
 
 SQL: Final = load_queries("payments")
 
@@ -161,7 +162,12 @@ class Payments:
                 that an operator needs to find the money: a line in the log and one among the operators' actions.
         """
         at = self._clock.now()
-        report: dict[str, Value] = {"payment_request_id": payment_request_id, "provider_ref": provider_ref, "at": at}
+        report: dict[str, Value] = {
+            "payment_request_id": payment_request_id,
+            "provider_ref": provider_ref,
+            "at": at,
+            "traceparent": current_traceparent(),
+        }
 
         async def write(tx: Transaction) -> Settlement:
             if await _is_repeat(tx, webhook_id, payment_request_id, "payment.confirmed", at):
@@ -273,6 +279,7 @@ def failure(
         "at": at,
         "session_id": session_id,
         "expected": expected,
+        "traceparent": current_traceparent(),
     }
     return SQL["fail_payment"], values
 
@@ -282,7 +289,8 @@ def failure_of_unused(session_id: str, at: Moment) -> tuple[Query, Values]:
 
     To be run after the session's own row was written `ended`: only then does `Payments.create` let no other in behind it.
     """
-    return SQL["fail_unused_payments"], {"session_id": session_id, "at": at}
+    values: dict[str, Value] = {"session_id": session_id, "at": at, "traceparent": current_traceparent()}
+    return SQL["fail_unused_payments"], values
 
 
 async def fail_payment(tx: Transaction, payment_request_id: str, cause: str, at: Moment) -> bool:

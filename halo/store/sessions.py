@@ -44,6 +44,7 @@ class TakenUp:
 class StoredMessage:
     seq: int
     sender: str
+    """As it is stored: `customer`, `mitra`, or which of several mitras (`halo.session.sender_of` tells the party)."""
     id: str
     body: str
     at: Moment
@@ -70,6 +71,7 @@ class Sessions:
 
         Raises:
             StepOvertaken: the row is no longer `before`, or a payment was bound or spent elsewhere; nothing was written.
+            OfferResolved, MitraDeactivated, CapacityExceeded: the mitra who accepted cannot have the session; nothing was written.
             StoreUnavailable: Postgres does not answer; whether it was written will be known after a reload.
         """
         try:
@@ -128,10 +130,10 @@ class Sessions:
     async def list_living_of(self, user_id: str) -> list[str]:
         return [row.session_id for row in await self._db.fetch_all(SQL["list_living_of"], {"user_id": user_id})]
 
-    async def list_without_active_mitra(self) -> list[str]:
-        """Living sessions of this node whose mitra was deactivated."""
+    async def list_without_active_mitra(self) -> dict[str, str]:
+        """Living sessions of this node that are with a mitra who was deactivated, and who that is."""
         rows = await self._db.fetch_all(SQL["list_without_active_mitra"], {"owner": self.owner})
-        return [row.session_id for row in rows]
+        return {row.session_id: row.mitra_id for row in rows}
 
     async def find_extension(self, session_id: str, extension_id: str) -> Extension | None:
         row = await self._db.fetch_one(SQL["load_extension"], {"session_id": session_id, "extension_id": extension_id})
@@ -192,6 +194,7 @@ def _stored(row: Any) -> Stored:
         session_id=row.session_id,
         customer_id=row.customer_id,
         mitra_id=row.mitra_id,
+        former_mitra_ids=tuple(row.former_mitra_ids),
         payment_request_id=row.payment_request_id,
         topic_sensitivity=row.topic_sensitivity,
         status=SessionStatus(row.status),

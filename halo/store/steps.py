@@ -13,31 +13,34 @@ import msgspec
 from psycopg.types.json import Jsonb
 
 from halo.effects import (
+    CloseSearch,
     ConsumePayment,
     Effect,
     FailPayment,
     FailUnusedPayments,
     MoveExtensionDeadline,
     OpenExtension,
+    OpenSearch,
     PushIfAbsent,
     RecordFailure,
     RefundTimeLeft,
     ResolveExtension,
     Send,
     Step,
+    WinOffer,
 )
 from halo.errors import StepOvertaken
+from halo.outbox import PUSH_PATIENCE_MS
+from halo.push import receipt
 from halo.session import Extension, Party, Session, SessionStatus
-from halo.store import payments
+from halo.store import payments, reroutes
 from halo.store.connection import Values
 from halo.store.postgres import Transaction
 from halo.store.queries import Query, load_queries
 from halo.store.values import Value
+from halo.trace import current_traceparent
 
 SQL = load_queries("steps")
-
-PUSH_PATIENCE_MS = 30_000
-"""A party with a socket gets its push only after a keepalive period (20 s) and its pong (10 s) have passed unanswered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +57,10 @@ async def write_step(tx: Transaction, before: Session, decided: Step, owner: str
 
     Raises:
         StepOvertaken: the row is no longer `before`, or a payment was bound or spent elsewhere.
+        OfferResolved, MitraDeactivated, CapacityExceeded: the mitra who accepted cannot have the session.
     """
     after = decided.session
+    await _move_search(tx, before, decided, owner)
     moved = _columns(after) | {
         "at": decided.at,
         "from_status": before.status.value,
@@ -65,7 +70,7 @@ async def write_step(tx: Transaction, before: Session, decided: Step, owner: str
     writes = [
         Write(SQL["step_session"], moved, "session"),
         _timeline(decided, before.status),
-        *_effects(decided, present),
+        *_effects(decided, owner, present),
     ]
     if after.status is SessionStatus.ENDED or after.mitra_id != before.mitra_id:
         mitra_ids = sorted(
@@ -78,11 +83,15 @@ async def write_step(tx: Transaction, before: Session, decided: Step, owner: str
 async def insert_session(tx: Transaction, opened: Step, owner: str) -> None:
     """Write a session that `halo.rules.open_session` has opened, in the caller's transaction; the caller moves the capacity.
 
+    Its people hear of it in the lobby, so every push of it waits until that is known to have failed.
+
     Raises:
         StepOvertaken: its payment is not confirmed any more.
     """
     row = _columns(opened.session) | {"at": opened.at, "owner": owner}
-    await _run(tx, [Write(SQL["insert_session"], row), _timeline(opened, None), *_effects(opened, frozenset())])
+    await _run(
+        tx, [Write(SQL["insert_session"], row), _timeline(opened, None), *_effects(opened, owner, frozenset(Party))]
+    )
 
 
 async def write_credits(tx: Transaction, owed: Sequence[Step], owner: str) -> None:
@@ -113,6 +122,20 @@ async def write_credits(tx: Transaction, owed: Sequence[Step], owner: str) -> No
         raise StepOvertaken("session")
 
 
+async def _move_search(tx: Transaction, before: Session, decided: Step, owner: str) -> None:
+    """What the step does to the session's search for another mitra; first of all, for these locks come before the session's row."""
+    for effect in decided.effects:
+        match effect:
+            case OpenSearch():
+                await reroutes.open_search(tx, effect.pairing_id, decided.session, owner, decided.at)
+            case WinOffer():
+                await reroutes.win_offer(tx, effect, before, decided.at)
+            case CloseSearch():
+                await reroutes.close_search(tx, before, effect.cause, decided.at)
+            case _:
+                pass
+
+
 async def _run(tx: Transaction, writes: list[Write]) -> None:
     results = await tx.execute_all([(write.query, write.values) for write in writes])
     for write, result in zip(writes, results, strict=True):
@@ -136,16 +159,40 @@ def _timeline(decided: Step, from_status: SessionStatus | None) -> Write:
     return Write(SQL["insert_timeline"], row)
 
 
-def _effects(decided: Step, present: frozenset[Party]) -> Iterator[Write]:
+def _effects(decided: Step, owner: str, present: frozenset[Party]) -> Iterator[Write]:
     for effect in decided.effects:
-        yield from _effect(effect, decided, present)
+        if isinstance(effect, PushIfAbsent):
+            yield _push(effect, decided, owner if effect.party in present else None)
+        else:
+            yield from _effect(effect, decided)
 
 
-def _effect(effect: Effect, decided: Step, present: frozenset[Party]) -> Iterator[Write]:
+def _push(effect: PushIfAbsent, decided: Step, told_by: str | None) -> Write:
+    """`told_by` is the node that tells the party by a frame as well: then the push waits for its pong, and may be spared."""
+    after, at = decided.session, decided.at
+    values: dict[str, Value] = {
+        "user_id": after.mitra_id if effect.party is Party.MITRA else after.customer_id,
+        "session_id": after.session_id,
+        "template": effect.template,
+        "payload": Jsonb({"session_id": after.session_id}),
+        "collapse_key": effect.collapse_key,
+        "at": at,
+        "due_at": at + (PUSH_PATIENCE_MS if told_by is not None else 0),
+        "expires_at": effect.expires_at,
+        "receipt": receipt(effect.collapse_key, after.version) if told_by is not None else None,
+        "told_by": told_by,
+        "traceparent": current_traceparent(),
+    }
+    return Write(SQL["insert_push"], values)
+
+
+def _effect(effect: Effect, decided: Step) -> Iterator[Write]:
     after, at = decided.session, decided.at
     match effect:
         case Send():
             pass  # said by the actor, after the commit
+        case OpenSearch() | WinOffer() | CloseSearch():
+            pass  # written by `_move_search`
         case ConsumePayment():
             yield Write(
                 *payments.consumption(effect.payment_request_id, after.session_id, effect.type.value, at), "payment"
@@ -166,6 +213,7 @@ def _effect(effect: Effect, decided: Step, present: frozenset[Party]) -> Iterato
                 "currency": effect.currency,
                 "refunded_ms": effect.refunded_ms,
                 "at": at,
+                "traceparent": current_traceparent(),
             }
             yield Write(SQL["insert_time_left_refund"], refund, "refund")
         case OpenExtension():
@@ -196,16 +244,7 @@ def _effect(effect: Effect, decided: Step, present: frozenset[Party]) -> Iterato
             }
             yield Write(SQL["insert_failure"], failure)
         case PushIfAbsent():
-            push: dict[str, Value] = {
-                "user_id": after.mitra_id if effect.party is Party.MITRA else after.customer_id,
-                "session_id": after.session_id,
-                "template": effect.template,
-                "payload": Jsonb({"session_id": after.session_id}),
-                "collapse_key": effect.collapse_key,
-                "due_at": at + (PUSH_PATIENCE_MS if effect.party in present else 0),
-                "expires_at": effect.expires_at,
-            }
-            yield Write(SQL["insert_push"], push)
+            pass  # written by `_push`
         case _:
             assert_never(effect)
 
@@ -215,6 +254,7 @@ def _columns(session: Session) -> dict[str, Value]:
         "session_id": session.session_id,
         "customer_id": session.customer_id,
         "mitra_id": session.mitra_id,
+        "former_mitra_ids": list(session.former_mitra_ids),
         "payment_request_id": session.payment_request_id,
         "topic_sensitivity": session.topic_sensitivity,
         "status": session.status.value,

@@ -15,6 +15,7 @@ from halo.store.valkey_link import LINK_FAULTS, Command, Link, Reply, choose_lin
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from time import perf_counter
 from typing import Literal, NoReturn, TypeVar, cast
 
 import structlog
@@ -22,6 +23,7 @@ import trio
 import trio_asyncio
 from redis.exceptions import ResponseError
 
+from halo.histogram import Histogram
 from halo.store.valkey_batch import Batch, Variadic
 
 Item = TypeVar("Item")
@@ -67,6 +69,8 @@ class Valkey:
         self.on_ready: list[Callable[[], None]] = []
         """Called, in the owning task, after each new generation; must be quick and must not fail (set an event)."""
         self.calls = self.failures = self.round_trips = self.round_trips_failed = self.breaker_opened = 0
+        self.round_trip_seconds = Histogram()
+        """Also those that failed: a server that hangs is seen at the bound of the wait."""
         self._make_link = choose_link(url, prefix)
         self._link: Link | None = None
         self._run_id: bytes | None = None
@@ -178,6 +182,7 @@ class Valkey:
         self.round_trips += 1
         failure = f"no answer from Valkey within {ROUND_TRIP_SECONDS} s"
         replies: list[Reply] | None = None
+        began = perf_counter()
         try:
             with trio.move_on_after(ROUND_TRIP_SECONDS):
                 if self._link is None or trio.current_time() >= self._look_at:
@@ -185,6 +190,7 @@ class Valkey:
                 replies = await cast("Link", self._link).exchange(commands) if commands else []
         except LINK_FAULTS as fault:
             failure = f"Valkey cannot be reached ({type(fault).__name__})"
+        self.round_trip_seconds.observe(perf_counter() - began)
         if replies is None:
             await self._failed(failure)
             return failure

@@ -10,6 +10,7 @@ import platform
 import resource
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -22,16 +23,33 @@ import trio_asyncio  # noqa: F401 - before psycopg, as in halo/cli.py
 from halo import __version__
 from halo.demo.stage import ServerDidNotStart
 from halo.log import configure_logging
-from scripts.measuring import demo, heartbeats, memory, messages, mirror, start, sweeps
+from scripts.measuring import (
+    demo,
+    fairness,
+    heartbeats,
+    memory,
+    messages,
+    metrics,
+    mirror,
+    outbox,
+    pairings,
+    start,
+    status,
+    sweeps,
+)
 from scripts.measuring.crowd import CrowdLost
 from scripts.measuring.demo import StepFailed
 from scripts.measuring.figures import Measurement
 from scripts.measuring.memory import SocketsMissing
 from scripts.measuring.messages import MessagesWrong
+from scripts.measuring.metrics import SwitchDidNotWork
 from scripts.measuring.mirror import AnswerWrong
+from scripts.measuring.outbox import RowsLeft
 from scripts.measuring.page import page, table
+from scripts.measuring.pairings import PairingLost
 from scripts.measuring.sessions import RowsBroken
 from scripts.measuring.start import ServerDidNotStop
+from scripts.measuring.status import PageWrong
 from scripts.measuring.sweeps import SweepFailed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,9 +59,14 @@ PARTS: dict[str, tuple[Part, ...]] = {
     "start": (partial(start.measure, sessions=0), partial(start.measure, sessions=start.MANY)),
     "memory": (memory.measure,),
     "messages": (messages.measure,),
+    "metrics": (metrics.measure,),
     "mirror": (mirror.measure,),
     "heartbeats": (heartbeats.measure,),
     "sweeps": (sweeps.measure,),
+    "pairings": (pairings.measure,),
+    "outbox": (outbox.measure,),
+    "fairness": (fairness.measure,),
+    "status": (status.measure,),
     "demo": (partial(demo.measure, repository=ROOT),),
 }
 FAULTS = (
@@ -52,10 +75,14 @@ FAULTS = (
     ServerDidNotStop,
     CrowdLost,
     MessagesWrong,
+    PageWrong,
+    PairingLost,
     RowsBroken,
+    RowsLeft,
     SocketsMissing,
     StepFailed,
     SweepFailed,
+    SwitchDidNotWork,
 )
 """What the server can do wrong while it is measured: then there is no figure, and one sentence says why."""
 AT_MOST_SECONDS = 900.0
@@ -71,15 +98,32 @@ async def measure(names: list[str]) -> tuple[list[Measurement], int]:
     measurements, faults = [], 0
     for name in names:
         for part in PARTS[name]:
+            load = os.getloadavg()[0]
             try:
                 with trio.fail_after(AT_MOST_SECONDS):
-                    measurements.append(await part(say))
-            except FAULTS as fault:
+                    measured = await part(say)
+                note = f"Load of the machine: {load:.1f} before, {os.getloadavg()[0]:.1f} after, on {os.cpu_count()} cores."
+                measurements.append(replace(measured, notes=(*measured.notes, note)))
+            except (*FAULTS, ExceptionGroup) as raised:
+                fault = find_fault(raised)
+                if fault is None:
+                    raise
                 say(f"{type(fault).__name__}: {fault}")
                 note = f"Not measured: {type(fault).__name__}. {(type(fault).__doc__ or '').strip()}"
                 measurements.append(Measurement(title=f"{name.capitalize()} failed", figures=(), notes=(note,)))
                 faults += 1
     return measurements, faults
+
+
+def find_fault(raised: Exception) -> Exception | None:
+    """The fault of the server in what a part has raised, out of its nurseries; None when there is anything else in it."""
+    if not isinstance(raised, ExceptionGroup):
+        return raised
+    faults, others = raised.split(FAULTS)
+    found: Exception | None = faults
+    while isinstance(found, ExceptionGroup):
+        found = found.exceptions[0]
+    return None if others is not None else found
 
 
 def circumstances(command: str) -> dict[str, str]:
@@ -124,7 +168,7 @@ def _lift_file_limit() -> None:
     help="Write the page docs/measurements.md is.",
 )
 def main(part: str, json_file: Path | None, page_file: Path | None) -> None:
-    """Measure what issue and specification ask for: start, memory, messages, sweeps, demo, or all of them (about ten minutes)."""
+    """Measure what issue and specification ask for: start, memory, messages, metrics, mirror, heartbeats, sweeps, pairings, fairness, status, demo, or all of them (some fifteen minutes)."""
     configure_logging("error", "console")
     os.chdir(ROOT)
     _lift_file_limit()

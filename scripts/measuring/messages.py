@@ -31,7 +31,7 @@ class MessagesWrong(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Reading:
+class Reading:
     """All accounts at one moment."""
 
     server: float
@@ -49,18 +49,18 @@ async def measure(say: Callable[[str], None], rounds: int = ROUNDS, seconds: flo
         async with open_crowd(theatre.stage.ready["ws"], theatre.token_secret, sessions) as crowd:
             await crowd.ask("go")
             await trio.sleep(WARM_UP_SECONDS)
-            readings = [await _read(theatre, crowd)]
+            readings = [await read(theatre, crowd)]
             for number in range(1, rounds + 1):
                 await trio.sleep(seconds)
-                readings.append(await _read(theatre, crowd))
+                readings.append(await read(theatre, crowd))
                 say(
-                    f"messages: round {number} of {rounds}: {_round(*readings[-2:])['server']:.0f} µs a message in the server"
+                    f"messages: round {number} of {rounds}: {round_of(*readings[-2:])['server']:.0f} µs a message in the server"
                 )
             last = await crowd.ask("hush")
         stored = await theatre.with_database(count_messages) - PAIRS * MESSAGES_BEFORE
         await theatre.with_database(require_whole)
-    _require_same(last, stored)
-    measured = [_round(before, after) for before, after in pairwise(readings)]
+    require_same(last, stored)
+    measured = [round_of(before, after) for before, after in pairwise(readings)]
 
     def figure(key: str, name: str, unit: str, goal: float | None = None) -> Figure:
         return Figure(name=name, unit=unit, rounds=tuple(one[key] for one in measured), goal=goal)
@@ -85,10 +85,10 @@ async def measure(say: Callable[[str], None], rounds: int = ROUNDS, seconds: flo
     )
 
 
-async def _read(theatre: Theatre, crowd: CrowdProcess) -> _Reading:
+async def read(theatre: Theatre, crowd: CrowdProcess) -> Reading:
     counters = await theatre.figures()
     client = await crowd.ask("mark")
-    return _Reading(
+    return Reading(
         server=cpu_seconds(theatre.server_pid),
         postgres=family_cpu_seconds(theatre.postmaster_pid),
         machine=machine_cpu_seconds(),
@@ -98,7 +98,7 @@ async def _read(theatre: Theatre, crowd: CrowdProcess) -> _Reading:
     )
 
 
-def _round(before: _Reading, after: _Reading) -> dict[str, float]:
+def round_of(before: Reading, after: Reading) -> dict[str, float]:
     acks, seconds = after.client["acks"], after.client["seconds"]
     server, postgres = after.server - before.server, after.postgres - before.postgres
     client = after.client["cpu_seconds"] - before.client["cpu_seconds"]
@@ -115,7 +115,7 @@ def _round(before: _Reading, after: _Reading) -> dict[str, float]:
     }
 
 
-def _require_same(last: dict[str, Any], stored: int) -> None:
+def require_same(last: dict[str, Any], stored: int) -> None:
     acks, deliveries = last["acks_ever"], last["deliveries_ever"]
     if not acks == deliveries == stored or last["refusals_ever"] or last["disorders_ever"]:
         raise MessagesWrong(

@@ -19,6 +19,7 @@ from halo.store.available_twin import AvailableTwin
 from halo.store.embedded import open_stores
 from halo.store.migrations import migrate
 from halo.store.mirror import Mirror
+from halo.store.mirror_twin import NO_MITRA
 from halo.store.postgres import Postgres, open_postgres
 from halo.store.valkey import Valkey, open_valkey
 from scripts.measuring.figures import Figure, Measurement
@@ -30,6 +31,7 @@ WANTED = 5
 STALE_MS = 3_600_000
 """Longer than the measurement: nobody grows stale while it runs."""
 GOAL_FIND_MS, GOAL_PAUSE_MS = 15.0, 20.0
+GOAL_CONVERGED_MS = 5_000.0
 LOOK_SECONDS = 0.001
 
 T = TypeVar("T")
@@ -77,6 +79,20 @@ async def _measure(say: Callable[[str], None], db: Postgres, valkey: Valkey) -> 
     seeds, pauses = await _rounds(mirror.seed)
     say(f"mirror: reseeded in {min(seeds) / 1000:.1f} s")
 
+    async def converge() -> None:
+        """Valkey is emptied; the first question finds that out, and the mirror is built as the server does it."""
+        await valkey.call(("FLUSHALL",))
+        await mirror.reachability(NO_MITRA)
+        while not mirror.trusted:  # noqa: ASYNC110  # the mirror sets no event of ours
+            await trio.sleep(LOOK_SECONDS)
+        if await readers.count_online() != ONLINE:
+            raise AnswerWrong("the mirror is believed before it is whole")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(mirror.serve)
+        converged, _ = await _rounds(converge)
+        nursery.cancel_scope.cancel()
+
     found = await readers.find_available(WANTED, ())
     if found != await twin.find_available(WANTED, ()):
         raise AnswerWrong("the mirror found others than Postgres")
@@ -109,6 +125,12 @@ async def _measure(say: Callable[[str], None], db: Postgres, valkey: Valkey) -> 
             Figure(name=f"find nobody, all {ONLINE:,} stale", unit="ms", rounds=tuple(walks)),
             Figure(name=f"count {ONLINE:,} available, once in 2 s for the cluster", unit="ms", rounds=tuple(counts)),
             Figure(name="longest pause of the event loop meanwhile", unit="ms", rounds=(pause,), goal=GOAL_PAUSE_MS),
+            Figure(
+                name=f"Valkey emptied until {ONLINE:,} online of {ALL:,} are in the mirror and believed",
+                unit="ms",
+                rounds=tuple(converged),
+                goal=GOAL_CONVERGED_MS,
+            ),
             Figure(name=f"reseed of {ALL:,}", unit="ms", rounds=tuple(seeds)),
             Figure(
                 name="longest pause of the event loop meanwhile (reseed)",

@@ -7,14 +7,14 @@ in a temporary directory that goes with the block. Read next: `halo/demo/stage.p
 import re
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
 import httpx
 
-from halo.demo.stage import Stage, open_stage
+from halo.demo.stage import HALO_SERVE, Stage, open_stage
 from halo.errands import migrate_schema, with_database
 from halo.settings import Settings
 from halo.store.postgres import Postgres
@@ -28,6 +28,8 @@ UNLIMITED = {
     "HALO_BYTES_PER_S": "0",
     "HALO_CONNECTIONS_PER_ADDRESS": "0",
     "HALO_HANDSHAKES_PER_S": "0",
+    "HALO_REQUESTS_PER_S": "0",
+    "HALO_CREATES_PER_MINUTE": "0",
     "HALO_ACCESS_TOKEN_SECONDS": str(TOKEN_SECONDS),
     "HALO_DRAIN_SECONDS": "3",
 }
@@ -77,10 +79,10 @@ def parse_metrics(text: str) -> dict[str, float]:
 
 
 @asynccontextmanager
-async def open_theatre() -> AsyncIterator[Theatre]:
+async def open_theatre(program: Sequence[str] = HALO_SERVE) -> AsyncIterator[Theatre]:
     directory = Path(tempfile.mkdtemp(prefix="halo-measure-"))
     try:
-        async with open_stage(directory / "halo", UNLIMITED) as stage:
+        async with open_stage(directory / "halo", UNLIMITED, program) as stage:
             yield Theatre(stage)
     finally:
         shutil.rmtree(directory, ignore_errors=True)

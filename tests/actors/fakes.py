@@ -18,13 +18,14 @@ import trio
 
 from halo import protocol
 from halo.actors.commands import Said, View
-from halo.actors.ports import MessageRow, Ports
+from halo.actors.ports import MessageRow, Meters, Ports
 from halo.actors.registry import Registry
 from halo.actors.session import SessionActor
 from halo.actors.supervisor import RestartBudget
 from halo.clock import Moment
 from halo.config import LiveConfig
 from halo.effects import (
+    CloseSearch,
     ConsumePayment,
     Effect,
     FailPayment,
@@ -32,15 +33,26 @@ from halo.effects import (
     LedgerType,
     MoveExtensionDeadline,
     OpenExtension,
+    OpenSearch,
     PushIfAbsent,
     RecordFailure,
     RefundTimeLeft,
     ResolveExtension,
     Send,
     Step,
+    WinOffer,
 )
-from halo.errors import Refusal, StepOvertaken, StoreUnavailable
+from halo.errors import (
+    CapacityExceeded,
+    MitraDeactivated,
+    OfferResolved,
+    Refusal,
+    StepOvertaken,
+    StoreUnavailable,
+)
 from halo.events import Reachability
+from halo.outbox import PUSH_PATIENCE_MS
+from halo.pairing import OfferStatus, PairingStatus
 from halo.payment import Payment, PaymentStatus
 from halo.rules import open_session, refuse_message
 from halo.session import DecidedBy, Extension, ExtensionStatus, FailureCause, Party, Session, SessionStatus
@@ -156,6 +168,41 @@ class TakenUpRow:
 
 
 @dataclass(frozen=True, slots=True)
+class MitraRow:
+    """A mitra's room; one of whom no test has said anything is active and has plenty."""
+
+    is_active: bool = True
+    max_sessions: int = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class OfferRow:
+    mitra_id: str
+    status: OfferStatus = OfferStatus.OPEN
+
+
+@dataclass(frozen=True, slots=True)
+class SearchRow:
+    """A search for another mitra."""
+
+    pairing_id: str
+    rerouted_session_id: str
+    status: PairingStatus = PairingStatus.SEARCHING
+    session_id: str | None = None
+    cause: str | None = None
+    offers: tuple[tuple[str, OfferRow], ...] = ()
+    """With their ids."""
+
+    def resolved(self, status: OfferStatus) -> "SearchRow":
+        """With every open offer in this status."""
+        moved = (
+            (id_, replace(offer, status=status) if offer.status is OfferStatus.OPEN else offer)
+            for id_, offer in self.offers
+        )
+        return replace(self, offers=tuple(moved))
+
+
+@dataclass(frozen=True, slots=True)
 class SessionRow:
     session: Session
     owner: str | None
@@ -179,6 +226,8 @@ class Tables:
     """By collapse key: user, template, due moment."""
     timeline: dict[tuple[str, int], Entry] = field(default_factory=dict)
     operations: frozenset[str] = frozenset()
+    searches: dict[str, SearchRow] = field(default_factory=dict)
+    mitras: dict[str, MitraRow] = field(default_factory=dict)
 
     def copy(self) -> "Tables":
         return Tables(
@@ -192,15 +241,66 @@ class Tables:
             pushes=dict(self.pushes),
             timeline=dict(self.timeline),
             operations=self.operations,
+            searches=dict(self.searches),
+            mitras=dict(self.mitras),
         )
+
+    # ---- searches for another mitra, which come before the session's own row, as in the real store
+
+    def move_search(self, effect: Effect, before: Session) -> None:
+        match effect:
+            case OpenSearch():
+                self._require(self.find_search(before.session_id) is None)
+                self._require(effect.pairing_id not in self.searches)
+                self.searches[effect.pairing_id] = SearchRow(effect.pairing_id, before.session_id)
+            case WinOffer():
+                self._win_offer(effect, before)
+            case CloseSearch():
+                search = self.find_search(before.session_id)
+                if search is not None:
+                    self.withdraw(search, effect.cause)
+            case _:
+                pass
+
+    def find_search(self, session_id: str) -> SearchRow | None:
+        """The one that searches for this session."""
+        searching = (row for row in self.searches.values() if row.status is PairingStatus.SEARCHING)
+        return next((row for row in searching if row.rerouted_session_id == session_id), None)
+
+    def withdraw(self, search: SearchRow, cause: FailureCause) -> None:
+        by_customer = cause is FailureCause.CUSTOMER_CANCELLED
+        status = PairingStatus.CANCELLED if by_customer else PairingStatus.FAILED
+        closed = replace(search.resolved(OfferStatus.CANCELLED), status=status, cause=cause.value)
+        self.searches[search.pairing_id] = closed
+        self.failures = (*self.failures, (cause, None))
+
+    def _win_offer(self, effect: WinOffer, before: Session) -> None:
+        mitra = self.mitras.get(effect.mitra_id, MitraRow())
+        if not mitra.is_active:
+            raise MitraDeactivated
+        theirs = [row.session for row in self.sessions.values() if row.session.mitra_id == effect.mitra_id]
+        if sum(session.status is not SessionStatus.ENDED for session in theirs) >= mitra.max_sessions:
+            raise CapacityExceeded
+        search = self.searches[effect.pairing_id]
+        offer = dict(search.offers).get(effect.offer_id)
+        if (
+            search.status is not PairingStatus.SEARCHING
+            or search.rerouted_session_id != before.session_id
+            or offer != OfferRow(effect.mitra_id)
+        ):
+            raise OfferResolved
+        won = {effect.offer_id: replace(offer, status=OfferStatus.ACCEPTED)}
+        offers = tuple((id_, won.get(id_, row)) for id_, row in search.offers)
+        matched = replace(search, status=PairingStatus.MATCHED, session_id=before.session_id, offers=offers)
+        self.searches[search.pairing_id] = matched.resolved(OfferStatus.TAKEN)
 
     # ---- effects, each with the guard of its SQL
 
     def apply(self, effect: Effect, decided: Step, present: frozenset[Party]) -> None:  # noqa: C901  # one case an effect
         after, at = decided.session, decided.at
         match effect:
-            case Send():
-                pass
+            case Send() | OpenSearch() | WinOffer() | CloseSearch():
+                pass  # said afterwards, or moved before
             case ConsumePayment():
                 self._consume(effect, after)
             case FailPayment():
@@ -231,7 +331,7 @@ class Tables:
                 self.failures = (*self.failures, (effect.cause, effect.extension_id))
             case PushIfAbsent():
                 user_id = after.mitra_id if effect.party is Party.MITRA else after.customer_id
-                due_at = at + (30_000 if effect.party in present else 0)
+                due_at = at + (PUSH_PATIENCE_MS if effect.party in present else 0)
                 self.pushes[effect.collapse_key] = (user_id, effect.template, due_at)
             case _:
                 assert_never(effect)
@@ -324,8 +424,21 @@ class FakeDatabase:
         draft.sessions[session.session_id] = SessionRow(session, owner, opened.at)
         draft.timeline[session.session_id, session.version] = _entry(opened, None)
         for effect in opened.effects:
-            draft.apply(effect, opened, frozenset())
+            draft.apply(effect, opened, frozenset(Party))
         self.tables = draft
+
+    def add_offer(self, session_id: str, mitra_id: str | None = None) -> tuple[str, str, str]:
+        """The session's search asks one more mitra: her id, the pairing's and the offer's."""
+        search, mitra_id, offer_id = self.search(session_id), mitra_id or new_id(), new_id()
+        asked = replace(search, offers=(*search.offers, (offer_id, OfferRow(mitra_id))))
+        self.tables.searches[search.pairing_id] = asked
+        return mitra_id, search.pairing_id, offer_id
+
+    def fail_search(self, pairing_id: str, cause: FailureCause) -> None:
+        """The search's own task gives it up."""
+        search = self.tables.searches[pairing_id]
+        if search.status is PairingStatus.SEARCHING:
+            self.tables.withdraw(search, cause)
 
     def move_on(self, session_id: str, **changes: Any) -> None:
         """Another writer's doing, for tests of what the actor makes of it."""
@@ -336,6 +449,10 @@ class FakeDatabase:
 
     def session(self, session_id: str) -> Session:
         return self.tables.sessions[session_id].session
+
+    def search(self, session_id: str) -> SearchRow:
+        """The last search for another mitra of this session."""
+        return [row for row in self.tables.searches.values() if row.rerouted_session_id == session_id][-1]
 
     def history(self, session_id: str) -> list[str]:
         entries = sorted(
@@ -424,6 +541,8 @@ class FakeNode:
     async def commit(self, before: Session, decided: Step, operation_id: str, present: frozenset[Party]) -> None:
         async with self._call("commit"):
             draft, after = self.database.tables.copy(), decided.session
+            for effect in decided.effects:
+                draft.move_search(effect, before)
             row = draft.sessions.get(after.session_id)
             if (
                 row is None
@@ -596,14 +715,28 @@ class FakeLease:
 
 @dataclass
 class FakeOutside:
+    asked: list[tuple[str, str]] = field(default_factory=list)
+    """Whose pong was asked for, behind the frames."""
     changed: list[str] = field(default_factory=list)
     told: list[tuple[str, protocol.Frame]] = field(default_factory=list)
+    searches: list[tuple[str, str]] = field(default_factory=list)
+    """Opened ones, with why."""
+    outcomes: list[str] = field(default_factory=list)
 
     def capacity_changed(self, mitra_id: str) -> None:
         self.changed.append(mitra_id)
 
     def tell(self, user_id: str, frame: protocol.Frame) -> None:
         self.told.append((user_id, frame))
+
+    def ask_receipt(self, user_id: str, receipt: str, session_id: str) -> None:
+        self.asked.append((user_id, receipt))
+
+    def search_opened(self, pairing_id: str, cause: str) -> None:
+        self.searches.append((pairing_id, cause))
+
+    def search_over(self, outcome: str) -> None:
+        self.outcomes.append(outcome)
 
 
 # ---- those who listen and speak
@@ -612,13 +745,18 @@ class FakeOutside:
 class FakeEar:
     """A socket on a chat: what it heard, when (seconds of Trio's clock), and how it was closed."""
 
-    def __init__(self, party: Party) -> None:
+    def __init__(self, party: Party, user_id: str = "") -> None:
         self.party = party
+        self._user_id = user_id
         self.heard: list[dict[str, Any]] = []
         self.heard_at: list[float] = []
         self.closed: list[int] = []
         self.answers: list[tuple[str, int | str]] = []
         """Each message of its own with the `seq` it got, or the code of the refusal."""
+
+    @property
+    def user_id(self) -> str:
+        return self._user_id
 
     def hint(self, frame: bytes) -> None:
         self.send(frame)
@@ -723,6 +861,18 @@ class Chat:
             self.session_id, extension.extension_id, customer_id=self.customer_id
         )
 
+    async def transfers(self) -> View:
+        return await self.house.registry.transfer(self.session_id)
+
+    def offers(self, mitra_id: str | None = None) -> tuple[str, str, str]:
+        """Another mitra is asked: her id, the pairing's and the offer's."""
+        return self.house.database.add_offer(self.session_id, mitra_id)
+
+    async def assigns(self, mitra_id: str, pairing_id: str, offer_id: str) -> View:
+        return await self.house.registry.assign(
+            self.session_id, mitra_id=mitra_id, pairing_id=pairing_id, offer_id=offer_id
+        )
+
     async def view(self) -> View:
         return await self.house.registry.view(self.session_id, user_id=None)
 
@@ -740,6 +890,7 @@ class House:
         self.facts = FakeFacts(self.node, config)
         self.lease = FakeLease()
         self.outside = FakeOutside()
+        self.meters = Meters()
         ports = Ports(
             clock=self.clock,
             rows=self.node,
@@ -748,6 +899,7 @@ class House:
             facts=self.facts,
             lease=self.lease,
             outside=self.outside,
+            meters=self.meters,
         )
         self.registry = Registry(nursery, ports, self.node, budget)
 
@@ -788,7 +940,7 @@ class House:
         await self.registry.opened(opened)
         session = opened.session
         payment = self.database.tables.payments[session.payment_request_id]
-        ears = FakeEar(Party.CUSTOMER), FakeEar(Party.MITRA)
+        ears = FakeEar(Party.CUSTOMER, session.customer_id), FakeEar(Party.MITRA, session.mitra_id)
         chat = Chat(self, session.session_id, session.customer_id, session.mitra_id, payment, *ears)
         chat.listens()
         return chat

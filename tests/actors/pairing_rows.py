@@ -49,6 +49,7 @@ class FakeAnswered:
     pairing_id: str
     opened: Step | None
     before: FakeBefore | None = None
+    rerouted_session_id: str | None = None
 
 
 class FakeRows:
@@ -129,6 +130,8 @@ class FakeRows:
             raise NotFound
         if search.status is PairingStatus.MATCHED:
             raise InvalidState
+        if search.status is PairingStatus.SEARCHING and search.rerouted_session_id is not None:
+            raise InvalidState
         if search.status is PairingStatus.SEARCHING:
             self._resolve_open(pairing_id, OfferStatus.CANCELLED)
             self._resolve(pairing_id, PairingStatus.CANCELLED, FailureCause.CUSTOMER_CANCELLED)
@@ -186,7 +189,7 @@ class FakeRows:
         ]
         for search in taken:
             offers = tuple(
-                replace(offer, deadline_at=max(offer.deadline_at, not_before))
+                replace(offer, deadline_at=max(offer.deadline_at, search.offers_end_at(not_before)))
                 if offer.status is OfferStatus.OPEN
                 else offer
                 for offer in search.offers
@@ -214,6 +217,8 @@ class FakeRows:
             return FakeAnswered(search.pairing_id, None, FakeBefore(session.session_id, session.status.value))
         if offer.status is not OfferStatus.OPEN:
             raise OfferResolved
+        if search.rerouted_session_id is not None:
+            return FakeAnswered(search.pairing_id, None, rerouted_session_id=search.rerouted_session_id)
         mitra = self.mitras[mitra_id]
         if not mitra.is_active:
             raise MitraDeactivated

@@ -23,7 +23,7 @@ import trio
 from trio._core import _run as trio_run
 from trio.testing import MockClock
 
-from halo.actors.commands import Said
+from halo.actors.commands import MitraSilent, Said, SearchOver
 from halo.actors.supervisor import RestartBudget
 from halo.clock import Moment
 from halo.config import LiveConfig, RefusalOutcome, TimeoutAction
@@ -31,9 +31,10 @@ from halo.effects import LedgerType
 from halo.errors import Refusal, StoreUnavailable
 from halo.events import EndedBy
 from halo.log import configure_logging
+from halo.pairing import PairingStatus
 from halo.payment import Payment, PaymentStatus
 from halo.rules import RULES
-from halo.session import EndReason, ExtensionStatus, Party, Session, SessionStatus
+from halo.session import EndReason, ExtensionStatus, FailureCause, Party, Session, SessionStatus, sender_of
 from tests.actors.fakes import (
     AWAY,
     NO_FAULT,
@@ -48,14 +49,16 @@ from tests.actors.fakes import (
     TrioClock,
 )
 
+SILENT = replace(THERE, heartbeat_fresh=False, connected=False)
 CHATS = 3
 HORIZON_SECONDS = 360.0
 """Until then people act and things break; after it everybody lets the sessions come to their end."""
 PATIENCE_SECONDS = 7200.0
 """By then every session must have ended by itself: else a deadline was lost."""
 LEASE_SECONDS = 3.0
-LATE_MS = 40_000
-"""How late a deadline may be acted upon, outages aside, at a store of which every fourth call fails."""
+LATE_MS = 60_000
+"""How late a deadline may be acted upon, outages aside, at a store of which every fourth call fails and some crash their caller: who
+crashes a dozen times in a row waits five seconds each time."""
 NEVER_PARKED = RestartBudget(restarts=1_000_000)
 """A parked session waits for an operator; here nobody would come."""
 
@@ -80,10 +83,10 @@ class Figures:
 
 
 class Socket(FakeEar):
-    """An ear that checks what it hears at the moment when it hears it (C1, C2, C4, C5)."""
+    """An ear that checks what it hears at the moment when it hears it (C1, C2, C4, C5, X1)."""
 
     def __init__(self, person: "Person", house: House) -> None:
-        super().__init__(person.party)
+        super().__init__(person.party, person.user_id)
         self.person = person
         self.house = house
         self.live: set[int] = set()
@@ -91,6 +94,8 @@ class Socket(FakeEar):
     def send(self, frame: bytes) -> None:
         heard = json.loads(frame)
         person = self.person
+        # Until the answer to its commit has come, the present mitra is still there, and may hear who comes and goes.
+        self._require(heard["type"] == "presence" or self._takes_part(), f"a stranger heard {heard['type']} (X1)")
         person.world.figures.counts[f"frame {heard['type']}"] += 1
         match heard["type"]:
             case "message":
@@ -98,20 +103,35 @@ class Socket(FakeEar):
             case "extension_request":
                 person.asked_for = heard["extension_id"]
             case "session_ended":
-                require(not person.ended, "the end was told twice to one socket")
+                self._require(not person.ended, "the end was told twice to one socket")
                 person.ended = True
                 status = person.world.database.session(person.chat.session_id).status
-                require(status is SessionStatus.ENDED, "an end was told before its commit")
+                self._require(status is SessionStatus.ENDED, "an end was told before its commit")
             case _:
                 pass
 
+    def _require(self, holds: bool, what: str) -> None:
+        """In the task of an actor, whose supervisor takes what is raised for a crash: the oracle must hear of it all the same."""
+        if not holds:
+            self.person.world.violations.append(what)
+        require(holds, what)
+
+    def _takes_part(self) -> bool:
+        session = self.person.world.database.session(self.person.chat.session_id)
+        return self.user_id in {session.customer_id, session.mitra_id}
+
     def stored(self, client_id: str, seq: int, at: Moment) -> None:
         person = self.person
-        row = person.row(seq)
-        expected = (person.party.value, client_id, person.said[client_id])
-        require(row is not None and (row.sender, row.id, row.body) == expected, f"ack {seq} is not what is stored")
-        require(person.acked.setdefault(client_id, seq) == seq, "one id was acknowledged with two seqs")
-        require(seq <= person.seen_to + 1, f"ack {seq} came before something that lies before it (C4)")
+        self._require(self._takes_part(), f"{client_id} was stored in the name of another mitra (X1)")
+        if person.socket is not self:
+            return  # gone meanwhile: nobody is there to read it
+        row, said = person.row(seq), (self.user_id, client_id)
+        expected = (person.senders()[self.user_id], client_id, person.said[said])
+        self._require(
+            row is not None and (row.sender, row.id, row.body) == expected, f"ack {seq} is not what is stored"
+        )
+        self._require(person.acked.setdefault(said, seq) == seq, "one id was acknowledged with two seqs")
+        self._require(seq <= person.seen_to + 1, f"ack {seq} came before something that lies before it (C4)")
         person.seen_to = max(person.seen_to, seq)
 
     def not_stored(self, client_id: str, refusal: Refusal) -> None:
@@ -120,11 +140,12 @@ class Socket(FakeEar):
     def _hear(self, seq: int, sender: str, id_: str, body: str) -> None:
         person = self.person
         row = person.row(seq)
-        require(
-            row is not None and (row.sender, row.id, row.body) == (sender, id_, body), "heard what is not durable (C5)"
+        self._require(
+            row is not None and (sender_of(row.sender), row.id, row.body) == (sender, id_, body),
+            "heard what is not durable (C5)",
         )
-        require(seq not in self.live, f"seq {seq} was heard twice on one socket (C4)")
-        require(seq <= person.seen_to + 1, f"seq {seq} was heard before something that lies before it (C4)")
+        self._require(seq not in self.live, f"seq {seq} was heard twice on one socket (C4)")
+        self._require(seq <= person.seen_to + 1, f"seq {seq} was heard before something that lies before it (C4)")
         self.live.add(seq)
         person.seen_to = max(person.seen_to, seq)
 
@@ -136,8 +157,9 @@ class Person:
         self.world = world
         self.chat = chat
         self.party = party
-        self.said: dict[str, str] = {}
-        self.acked: dict[str, int] = {}
+        self.said: dict[tuple[str, str], str] = {}
+        """By who said it, for one mitra after the other plays this part, and the id, of which each counts her own from 0."""
+        self.acked: dict[tuple[str, str], int] = {}
         self.seen_to = 0
         """Everything up to this `seq` was heard, acknowledged or read back."""
         self.socket: Socket | None = None
@@ -151,7 +173,21 @@ class Person:
 
     @property
     def user_id(self) -> str:
-        return self.chat.customer_id if self.party is Party.CUSTOMER else self.chat.mitra_id
+        """Whoever plays this part now: when a session is handed on, the same person goes on as its new mitra."""
+        session = self.world.database.session(self.chat.session_id)
+        return session.customer_id if self.party is Party.CUSTOMER else session.mitra_id
+
+    def senders(self) -> dict[str, str]:
+        """Whom each who played this part is stored under."""
+        session = self.world.database.session(self.chat.session_id)
+        if self.party is Party.CUSTOMER:
+            return {session.customer_id: "customer"}
+        mitra_ids = (*session.former_mitra_ids, session.mitra_id)
+        return {id_: "mitra" if number == 1 else f"mitra:{number}" for number, id_ in enumerate(mitra_ids, 1)}
+
+    def _own_ids(self) -> list[str]:
+        """The ids of whoever is at the socket."""
+        return [id_ for user_id, id_ in self.said if self.socket is not None and user_id == self.socket.user_id]
 
     async def live(self) -> None:
         rng = self.world.rng
@@ -177,6 +213,8 @@ class Person:
         actor = house.registry.find(self.chat.session_id)
         if actor is None or actor.session.status is SessionStatus.ENDED:
             return
+        if self.user_id not in {actor.session.customer_id, actor.session.mitra_id}:
+            return  # handed on, and nobody here knows it yet
         self.leave()
         self.socket = Socket(self, house)
         view = actor.join(self.socket)
@@ -202,18 +240,20 @@ class Person:
         if actor is None:
             return
         action = rng.choices(
-            ("say", "retry", "reconnect", "ask", "answer", "cancel", "end"), weights=(50, 15, 6, 12, 12, 3, 0.6)
+            ("say", "retry", "reconnect", "ask", "answer", "cancel", "end", "lose"),
+            weights=(50, 15, 6, 12, 12, 3, 0.6, 1.2),
         )[0]
         self.world.figures.counts[f"action {action}"] += 1
         match action:
             case "say":
                 for _ in range(rng.randint(1, 3)):
-                    id_ = f"{self.party}-{len(self.said)}"
-                    self.said[id_] = f"body {len(self.said)}"
-                    actor.hand_in(Said(self.socket, id_, self.said[id_]))
-            case "retry" if self.said:
-                id_ = rng.choice(list(self.said))
-                actor.hand_in(Said(self.socket, id_, self.said[id_]))
+                    user_id, number = self.socket.user_id, len(self._own_ids())
+                    body = f"body {number}" if number % 2 else f"body {number} of {user_id}"
+                    self.said[user_id, str(number)] = body
+                    actor.hand_in(Said(self.socket, str(number), body))
+            case "retry" if own_ids := self._own_ids():
+                id_ = rng.choice(own_ids)
+                actor.hand_in(Said(self.socket, id_, self.said[self.socket.user_id, id_]))
             case "reconnect":
                 self.leave()
             case "ask" if self.party is Party.CUSTOMER:
@@ -235,8 +275,19 @@ class Person:
             case "end":
                 by = rng.choice([EndedBy(self.party.value), EndedBy.ADMIN, EndedBy.DEACTIVATION])
                 await registry.end(session_id, by, user_id=self.user_id if by.value == self.party.value else None)
+            case "lose":
+                await self._lose_mitra(house)
             case _:
                 pass  # not this person's to do, or nothing to do it with
+
+    async def _lose_mitra(self, house: House) -> None:
+        if self.world.rng.random() < 0.5:
+            await house.registry.transfer(self.chat.session_id)
+            return
+        seen, house.facts.seen = house.facts.seen, SILENT
+        house.registry.saw(self.chat.session_id, MitraSilent(since=self.world.clock.now() - 120_000))
+        await trio.sleep(1)
+        house.facts.seen = seen
 
     def _pay(self, rng: random.Random) -> Payment:
         """A new payment, an old one again, or one that does not fit."""
@@ -274,6 +325,8 @@ class World:
         self.fault_rate = self.rng.choice([0.0, 0.02, 0.1, 0.25])
         self.crashes = self.rng.choice([True, True, False])
         self.away_since: Moment | None = None
+        self.violations: list[str] = []
+        """What somebody heard, or was told, and should not have been."""
         self.outages: list[tuple[Moment, Moment]] = []
         """When nobody kept the clocks."""
         self._down_since: Moment = 0
@@ -292,6 +345,7 @@ class World:
             for _ in range(CHATS):
                 await self._open_chat(nursery)
             nursery.start_soon(self._break_things, nursery)
+            nursery.start_soon(self._search)
             await trio.sleep(HORIZON_SECONDS)
             await self._heal(nursery)
             await self._await_the_end()
@@ -396,6 +450,36 @@ class World:
             house.lease.kept = True
         await trio.sleep(10)  # a node that dies before it could credit its own gap is a fault on a fault
 
+    # ---- searches for another mitra
+
+    async def _search(self) -> None:
+        """Ask some, hear from some of them, give up some."""
+        rng = self.rng
+        while True:
+            await trio.sleep(rng.uniform(1, 15))
+            searching = [s for s in self.database.tables.searches.values() if s.status is PairingStatus.SEARCHING]
+            if self.house is None or not searching:
+                continue
+            search = rng.choice(searching)
+            if rng.random() < 0.2:
+                self.database.fail_search(search.pairing_id, FailureCause.ALL_DECLINED)
+            offers = [self.database.add_offer(search.rerouted_session_id) for _ in range(rng.randint(1, 3))]
+            async with trio.open_nursery() as nursery:
+                for offer in offers:
+                    nursery.start_soon(self._accept, self.house, search.rerouted_session_id, *offer)
+            for failed in self.database.tables.searches.values():
+                if failed.cause is not None and self.house is not None:
+                    over = SearchOver(pairing_id=failed.pairing_id, cause=FailureCause(failed.cause))
+                    self.house.registry.saw(failed.rerouted_session_id, over)
+
+    async def _accept(self, house: House, session_id: str, mitra_id: str, pairing_id: str, offer_id: str) -> None:
+        self.figures.counts["accepts"] += 1
+        with trio.move_on_after(20):
+            try:
+                await house.registry.assign(session_id, mitra_id=mitra_id, pairing_id=pairing_id, offer_id=offer_id)
+            except Refusal as refusal:
+                self.figures.counts[f"refused {refusal.code}"] += 1
+
     # ---- people
 
     async def _open_chat(self, nursery: trio.Nursery) -> None:
@@ -448,6 +532,7 @@ class Oracle:
         self._database = world.database
 
     def check(self) -> None:
+        require(not self._world.violations, str(self._world.violations[:1]))
         for person in self._world.people:
             self._check_promises(person)
         for row in self._database.tables.sessions.values():
@@ -455,18 +540,21 @@ class Oracle:
             self._check_history(row.session)
             self._check_time(row.session)
             self._check_money(row.session)
+            self._check_searches(row.session)
 
     def _check_promises(self, person: Person) -> None:
         rows = self._database.messages[person.chat.session_id]
         stored = Counter((row.sender, row.id) for row in rows)
         require(max(stored.values(), default=1) == 1, "a message was stored twice (C3)")
-        for client_id, seq in person.acked.items():
-            require(stored[person.party.value, client_id] == 1, f"acknowledged, but not stored: {client_id} (C1)")
+        senders = person.senders()
+        for (user_id, client_id), seq in person.acked.items():
+            require(stored[senders[user_id], client_id] == 1, f"acknowledged, but not stored: {client_id} (C1)")
             row = person.row(seq)
             require(row is not None and row.id == client_id, "acknowledged with another seq than stored")
-        for row in rows:
-            if row.sender == person.party.value:
-                require(person.said[row.id] == row.body, "stored what was not said")
+        for user_id, sender in senders.items():
+            for row in rows:
+                if row.sender == sender:
+                    require(person.said[user_id, row.id] == row.body, "stored what was not said")
 
     def _check_messages(self, session: Session) -> None:
         rows = self._database.messages[session.session_id]
@@ -516,6 +604,22 @@ class Oracle:
                 away_ms += until - since
                 covered = until
         return away_ms
+
+    def _check_searches(self, session: Session) -> None:
+        searches = [s for s in self._database.tables.searches.values() if s.rerouted_session_id == session.session_id]
+        entries = self._entries(session)
+        lost = [entry for entry in entries if entry.event == "mitra_lost"]
+        assigned = [entry for entry in entries if entry.event == "mitra_assigned"]
+        require(len(searches) == len(lost), "not one search for each mitra that was lost (M7)")
+        require(all(s.status is not PairingStatus.SEARCHING for s in searches), "a search outlived its session (M7)")
+        matched = [s for s in searches if s.status is PairingStatus.MATCHED]
+        require(len(matched) == len(assigned), "a search was won without its session, or the other way round")
+        self._world.figures.counts["reroutes"] += len(lost)
+        self._world.figures.counts["takeovers"] += len(assigned)
+        if session.end_reason is EndReason.NO_MITRA:
+            self._world.figures.counts["nobody found"] += 1
+            refunded = (session.payment_request_id, "time_left") in self._database.tables.refunds
+            require(refunded == (session.refunded_ms > 0), "time left, and no refund (M6)")
 
     def _check_money(self, session: Session) -> None:
         tables = self._database.tables

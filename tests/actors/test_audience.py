@@ -91,3 +91,28 @@ async def test_closing_closes_every_socket_with_the_code() -> None:
     audience, ears = an_audience(CUSTOMER, MITRA)
     audience.close(4000)
     assert [ear.closed for ear in ears] == [[4000], [4000]]
+
+
+async def test_who_has_no_part_in_it_any_more_is_shown_the_door_and_the_others_hear_that_she_is_gone() -> None:
+    audience = Audience()
+    customer, old, tablet = FakeEar(CUSTOMER, "c"), FakeEar(MITRA, "old"), FakeEar(MITRA, "old")
+    for ear in (customer, old, tablet):
+        audience.join(ear)
+    for ear in (customer, old, tablet):
+        ear.forget()
+    audience.expel({"c", "new"}, 4404)
+    assert (old.closed, tablet.closed, customer.closed) == ([4404], [4404], [])
+    assert (old.heard, tablet.heard) == ([], [])
+    assert customer.heard == [{"type": "presence", "party": "mitra", "connected": False}]
+    audience.leave(old)  # as its socket does when it is gone
+    assert len(audience) == 1
+
+
+async def test_whether_others_listen_does_not_count_one_who_has_left() -> None:
+    audience, speaker, other = Audience(), FakeEar(MITRA), FakeEar(CUSTOMER)
+    assert not audience.has_others(None)
+    audience.join(speaker)
+    assert not audience.has_others(speaker)
+    audience.join(other)
+    audience.leave(speaker)
+    assert audience.has_others(speaker)

@@ -38,6 +38,19 @@ async def test_nobody_hears_or_is_acknowledged_before_the_commit(autojump_clock:
         assert (chat.customer.answers, chat.mitra.bodies()) == ([("m1", 1)], [(1, "body of m1")])
 
 
+async def test_the_last_words_of_one_who_has_left_are_heard_by_the_other(autojump_clock: MockClock) -> None:
+    async with open_house() as house:
+        chat = await house.opens()
+        committed = trio.Event()
+        house.node.fails("append", Fault(held=committed))
+        chat.says(chat.mitra, "goodbye")
+        await wait_all_tasks_blocked()
+        chat.actor.audience.leave(chat.mitra)  # the socket is gone before the commit is there
+        committed.set()
+        await wait_all_tasks_blocked()
+        assert chat.customer.bodies() == [(1, "body of goodbye")]
+
+
 async def test_all_that_waited_goes_into_one_append(autojump_clock: MockClock) -> None:
     async with open_house() as house:
         chat = await house.opens()

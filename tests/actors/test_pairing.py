@@ -4,7 +4,7 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -15,15 +15,17 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from halo import protocol
+from halo.actors.commands import SearchOver, Sighting, View
 from halo.actors.pairing import DeskPorts, PairingDesk
 from halo.actors.search import STORE_RETRY_SECONDS, SearchPorts
 from halo.actors.supervisor import RestartBudget
-from halo.clock import Moment
+from halo.clock import Moment, rfc3339
 from halo.config import LiveConfig
 from halo.effects import Step
 from halo.errors import CapacityExceeded, InvalidState, NotFound, OfferResolved, PaymentInUse, Refusal, StoreUnavailable
 from halo.pairing import OfferStatus, PairingStatus, Search
 from halo.payment import Payment, PaymentStatus
+from halo.session import FailureCause, Session, SessionStatus
 from tests.actors.pairing_rows import FakeRows
 
 START = 1_700_000_000_000
@@ -44,12 +46,16 @@ class FakeLobby:
     began: float
     told: list[tuple[float, str, protocol.Frame]] = field(default_factory=list)
     absent: set[str] = field(default_factory=set)
+    asked: list[tuple[str, str]] = field(default_factory=list)
 
     def tell(self, user_id: str, frame: protocol.Frame) -> None:
         self.told.append((round(trio.current_time() - self.began, 3), user_id, frame))
 
-    def is_connected(self, user_id: str) -> bool:
+    def is_in_lobby(self, user_id: str) -> bool:
         return user_id not in self.absent
+
+    def ask_receipt(self, user_id: str, receipt: str) -> None:
+        self.asked.append((user_id, receipt))
 
     def of(self, user_id: str, kind: type[protocol.Frame] = protocol.Frame) -> list[Any]:
         return [frame for _, to, frame in self.told if to == user_id and isinstance(frame, kind)]
@@ -58,10 +64,22 @@ class FakeLobby:
 @dataclass
 class FakeSessions:
     opened_steps: list[Step] = field(default_factory=list)
+    assigned: list[tuple[str, str, str, str]] = field(default_factory=list)
+    seen: list[tuple[str, Sighting]] = field(default_factory=list)
+    assign_: Callable[[str, str], Awaitable[View]] | None = None
+    """What becomes of a session that a mitra takes over: its id, and hers."""
 
     async def opened(self, decided: Step) -> None:
         await trio.lowlevel.checkpoint()
         self.opened_steps.append(decided)
+
+    async def assign(self, session_id: str, *, mitra_id: str, pairing_id: str, offer_id: str) -> View:
+        self.assigned.append((session_id, mitra_id, pairing_id, offer_id))
+        assert self.assign_ is not None
+        return await self.assign_(session_id, mitra_id)
+
+    def saw(self, session_id: str, sighting: Sighting) -> None:
+        self.seen.append((session_id, sighting))
 
 
 @dataclass
@@ -187,6 +205,18 @@ class TestWaves:
             7,
             mitras[2],
         )
+
+    async def test_whoever_is_told_something_that_a_push_says_too_is_asked_for_a_receipt(
+        self, house: House, autojump_clock: MockClock
+    ) -> None:
+        mitra_id = house.rows.add_mitra()
+        pairing_id = await house.search()
+        await wait_all_tasks_blocked()
+        offer_id = house.offer(mitra_id)
+        assert house.lobby.asked == [(mitra_id, f"offer:{offer_id}")]
+        await house.desk.decline(offer_id, mitra_id)
+        await wait_all_tasks_blocked()
+        assert house.lobby.asked[1:] == [(CUSTOMER, f"pairing:{pairing_id}")]
 
     async def test_mitras_without_a_socket_are_asked_by_push(self, house: House, autojump_clock: MockClock) -> None:
         present, absent = house.rows.add_mitra(idle_since=1), house.rows.add_mitra(idle_since=2)
@@ -676,3 +706,183 @@ class TestFaults:
         await trio.sleep(1)
         assert len(house.lobby.of(mitra_id, protocol.Offer)) == 1
         assert len(claims_errors) == 1
+
+
+class TestReroute:
+    """Searches for another mitra: the session tells its customer, and its actor decides who takes over."""
+
+    SESSION = str(uuid4())
+
+    async def lose(self, house: House, **fields: Any) -> str:
+        """A search that a session's own step has opened, once it has done all that it can do at once."""
+        payment_request_id = house.pay(PaymentStatus.CONSUMED)
+        pairing_id = str(uuid4())
+        search = Search(
+            pairing_id=pairing_id,
+            customer_id=CUSTOMER,
+            payment_request_id=payment_request_id,
+            topic_sensitivity="regular",
+            status=PairingStatus.SEARCHING,
+            wave=0,
+            deadline_at=TrioClock().now(),
+            session_id=None,
+            cause=None,
+            rerouted_session_id=self.SESSION,
+            without_mitra_ids=(str(uuid4()),),
+            payment_status=PaymentStatus.CONSUMED,
+            duration_minutes=6,
+            amount=6_000,
+            currency="IDR",
+            offers=(),
+        )
+        house.rows.searches[pairing_id] = replace(search, **fields)
+        house.desk.search_opened(pairing_id)
+        await wait_all_tasks_blocked()
+        return pairing_id
+
+    def takes_over(self, house: House, status: SessionStatus = SessionStatus.ACTIVE) -> None:
+        """The session's actor says yes to the first, and the rows know it."""
+
+        async def assign(session_id: str, mitra_id: str) -> View:
+            await trio.lowlevel.checkpoint()
+            [(pairing_id, search)] = house.rows.searches.items()
+            if search.status is not PairingStatus.SEARCHING:
+                raise OfferResolved
+            [offer] = [offer for offer in search.offers if offer.mitra_id == mitra_id]
+            house.rows._set_offer(pairing_id, offer.offer_id, OfferStatus.ACCEPTED)
+            house.rows._resolve_open(pairing_id, OfferStatus.TAKEN)
+            house.rows.searches[pairing_id] = replace(
+                house.rows.searches[pairing_id], status=PairingStatus.MATCHED, session_id=session_id
+            )
+            session = Session(
+                session_id=session_id,
+                customer_id=CUSTOMER,
+                mitra_id=mitra_id,
+                payment_request_id=search.payment_request_id,
+                topic_sensitivity="regular",
+                status=status,
+                duration_minutes=10,
+                minute_ms=60_000,
+                price=10_000,
+                currency="IDR",
+            )
+            house.rows.sessions[session_id] = Step(session=session, effects=(), at=0, event="", cause="")
+            return View(session=session, last_seq=0)
+
+        house.sessions.assign_ = assign
+
+    async def test_the_mitras_hear_of_the_minutes_left_and_the_customer_of_no_pairing(
+        self, house: House, autojump_clock: MockClock
+    ) -> None:
+        winner, loser = [house.rows.add_mitra() for _ in range(2)]
+        pairing_id = await self.lose(house)
+        [offer] = house.lobby.of(winner, protocol.Offer)
+        assert (offer.pairing_id, offer.duration_minutes, offer.price) == (pairing_id, 6, 6_000)
+        self.takes_over(house)
+        assert await house.desk.accept(offer.offer_id, winner) == (self.SESSION, "active")
+        await wait_all_tasks_blocked()
+        assert house.sessions.assigned == [(self.SESSION, winner, pairing_id, offer.offer_id)]
+        assert house.lobby.of(loser)[-1] == protocol.OfferRescinded(offer_id=house.offer(loser), reason="taken")
+        assert house.lobby.of(CUSTOMER) == []
+        assert (house.sessions.opened_steps, house.sessions.seen, len(house.desk)) == ([], [], 0)
+
+    async def test_none_of_the_mitras_it_had_is_asked_in_any_wave(
+        self, house: House, autojump_clock: MockClock
+    ) -> None:
+        first, second, other = [house.rows.add_mitra() for _ in range(3)]
+        await self.lose(house, without_mitra_ids=(first, second))
+        await trio.sleep(200)
+        assert len(house.lobby.of(other, protocol.Offer)) == 1
+        assert house.lobby.of(first) == house.lobby.of(second) == []
+
+    async def test_no_mitra_is_told_a_deadline_at_which_the_session_waits_no_longer(
+        self, house: House, autojump_clock: MockClock
+    ) -> None:
+        """The configuration may have become more patient than it was when the session lost its mitra."""
+        mitra_id = house.rows.add_mitra()
+        ends_at = TrioClock().now() + 3_000
+        pairing_id = await self.lose(house, session_deadline_at=ends_at)
+        [offer] = house.lobby.of(mitra_id, protocol.Offer)
+        assert offer.deadline_at == rfc3339(ends_at)
+        later = house.rows.add_mitra()
+        await trio.sleep(10)  # the session is owed downtime, so it has not ended: nobody is asked before that is known
+        assert house.lobby.of(later) == []
+        search = house.rows.searches[pairing_id]
+        house.rows.searches[pairing_id] = replace(search, session_deadline_at=ends_at + 60_000)
+        await trio.sleep(2)
+        assert len(house.lobby.of(later, protocol.Offer)) == 1
+
+    async def test_the_winner_who_says_yes_again_hears_the_same(self, house: House, autojump_clock: MockClock) -> None:
+        mitra_id = house.rows.add_mitra()
+        await self.lose(house)
+        self.takes_over(house)
+        offer_id, told = house.offer(mitra_id), list[tuple[str, str]]()
+
+        async def accept() -> None:
+            told.append(await house.desk.accept(offer_id, mitra_id))
+
+        async with trio.open_nursery() as nursery:  # twice at once, from two devices
+            nursery.start_soon(accept)
+            nursery.start_soon(accept)
+        await accept()
+        assert told == [(self.SESSION, "active")] * 3
+
+    async def test_a_yes_whose_answer_was_lost_finds_its_session_when_it_is_repeated(
+        self, house: House, autojump_clock: MockClock
+    ) -> None:
+        mitra_id = house.rows.add_mitra()
+        await self.lose(house)
+        self.takes_over(house)
+        decide = house.sessions.assign_
+        assert decide is not None
+
+        async def lose_answer(session_id: str, asking: str) -> View:
+            await decide(session_id, asking)
+            raise StoreUnavailable
+
+        house.sessions.assign_ = lose_answer
+        with pytest.raises(StoreUnavailable):
+            await house.desk.accept(house.offer(mitra_id), mitra_id)
+        assert await house.desk.accept(house.offer(mitra_id), mitra_id) == (self.SESSION, "active")
+        assert len(house.sessions.assigned) == 1
+
+    @pytest.mark.parametrize("refusal", [OfferResolved, CapacityExceeded, StoreUnavailable])
+    async def test_what_the_session_refuses_is_told_to_the_mitra_and_the_search_goes_on(
+        self, house: House, autojump_clock: MockClock, refusal: type[Refusal]
+    ) -> None:
+        mitra_id = house.rows.add_mitra()
+        pairing_id = await self.lose(house)
+
+        async def refuse(session_id: str, asking: str) -> View:
+            await trio.lowlevel.checkpoint()
+            raise refusal
+
+        house.sessions.assign_ = refuse
+        with pytest.raises(refusal):
+            await house.desk.accept(house.offer(mitra_id), mitra_id)
+        await wait_all_tasks_blocked()
+        assert house.outcome(pairing_id) == ("searching", None)
+        assert len(house.desk) == 1
+
+    async def test_when_nobody_is_left_the_session_is_told_at_once(
+        self, house: House, autojump_clock: MockClock
+    ) -> None:
+        mitra_id = house.rows.add_mitra()
+        pairing_id = await self.lose(house)
+        await house.desk.decline(house.offer(mitra_id), mitra_id)
+        await wait_all_tasks_blocked()
+        over = SearchOver(pairing_id=pairing_id, cause=FailureCause.ALL_DECLINED)
+        assert house.sessions.seen == [(self.SESSION, over)]
+        assert house.lobby.of(CUSTOMER) == []
+
+    async def test_its_customer_sees_the_search_and_cannot_cancel_it(
+        self, house: House, autojump_clock: MockClock
+    ) -> None:
+        house.rows.add_mitra()
+        pairing_id = await self.lose(house)
+        assert (await house.desk.view(pairing_id, CUSTOMER)).status is PairingStatus.SEARCHING
+        with pytest.raises(InvalidState):
+            await house.desk.cancel(pairing_id, CUSTOMER)
+        with pytest.raises(NotFound):
+            await house.desk.view(pairing_id, str(uuid4()))
+        assert house.outcome(pairing_id) == ("searching", None)

@@ -12,8 +12,8 @@ from halo.actors.supervisor import RestartBudget
 from halo.errors import ActorFault, Draining, ExtensionResolved, NotFound, Refusal, SessionNotActive, StoreUnavailable
 from halo.events import EndedBy
 from halo.payment import PaymentStatus
-from halo.session import EndReason, ExtensionStatus, SessionStatus
-from tests.actors.fakes import AWAY, OVERTAKEN, START, UNKNOWN, Broken, Chat, Fault, House, open_house
+from halo.session import EndReason, ExtensionStatus, Party, SessionStatus
+from tests.actors.fakes import AWAY, OVERTAKEN, START, UNKNOWN, Broken, Chat, FakeEar, Fault, House, open_house
 
 BROKEN = Fault(before=Broken)
 BROKEN_AFTER = Fault(after=Broken)
@@ -304,7 +304,7 @@ async def test_a_session_taken_up_from_ourselves_replaces_the_older_incarnation(
 async def restored(house: House, chat: Chat) -> Chat:
     """The same chat in another house."""
     chat.house = house
-    chat.customer, chat.mitra = type(chat.customer)(chat.customer.party), type(chat.mitra)(chat.mitra.party)
+    chat.customer, chat.mitra = FakeEar(Party.CUSTOMER, chat.customer_id), FakeEar(Party.MITRA, chat.mitra_id)
     chat.listens()
     return chat
 

@@ -8,8 +8,9 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from halo.actors.alarm import AWAY_RETRY_MS
+from halo.actors.decider import OVERTAKEN_MAX
 from halo.actors.ports import UNASKED_AT_ONCE
-from halo.actors.session import AWAY_RETRY_MS, OVERTAKEN_MAX
 from halo.config import TimeoutAction
 from halo.errors import (
     Busy,
@@ -448,8 +449,9 @@ async def test_one_payment_is_bound_by_one_of_two_sessions(autojump_clock: MockC
         house.database.move_on(second.session_id, customer_id=first.customer_id)
         await house.registry.end(second.session_id, EndedBy.ADMIN, user_id=None)
         third = await house.opens()
-        third.actor.session = replace(third.actor.session, customer_id=first.customer_id)
         house.database.move_on(third.session_id, customer_id=first.customer_id)
+        await third.actor.recover()  # it reads the row again, and knows its new customer
+        assert third.actor.session.customer_id == first.customer_id
         third.customer_id = first.customer_id
         payment = first.extension_payment()
         told: list[str] = []
@@ -479,7 +481,7 @@ async def test_a_participant_who_is_not_on_the_chat_is_asked_in_the_lobby(autoju
         user_id, template, due_at = house.database.tables.pushes[f"extension:{extension.extension_id}"]
         assert (user_id, template, due_at) == (chat.mitra_id, "extension_request", START)
         await chat.answers(extension, accepted=True)
-        assert house.database.tables.pushes == {}
+        assert f"extension:{extension.extension_id}" not in house.database.tables.pushes
 
 
 # ---- overtaken
@@ -945,7 +947,7 @@ async def test_who_joins_after_the_end_is_told_of_it_and_closed(autojump_clock: 
     """The handshake took its time; the actor is out of the registry, and the socket still holds it."""
     async with open_house() as house:
         chat = await house.opens()
-        actor, late = chat.actor, FakeEar(Party.MITRA)
+        actor, late = chat.actor, FakeEar(Party.MITRA, chat.mitra_id)
         await house.registry.end(chat.session_id, EndedBy.CUSTOMER, user_id=chat.customer_id)
         await settle()
         assert actor.join(late).session.status is ENDED
@@ -956,7 +958,24 @@ async def test_who_joins_after_the_end_is_told_of_it_and_closed(autojump_clock: 
 async def test_who_joins_an_actor_that_was_stopped_is_sent_to_the_next_node(autojump_clock: MockClock) -> None:
     async with open_house() as house:
         chat = await house.opens()
-        actor, late = chat.actor, FakeEar(Party.MITRA)
+        actor, late = chat.actor, FakeEar(Party.MITRA, chat.mitra_id)
         await house.registry.drain()
         actor.join(late)
         assert (late.types(), late.closed) == (["reconnect"], [4000])
+
+
+# ---- receipts
+
+
+async def test_behind_the_frames_of_a_push_a_receipt_is_asked_for_of_that_very_step(autojump_clock: MockClock) -> None:
+    """What was asked for before the frame would prove nothing, and the pong of an earlier step nothing of a later one."""
+    async with open_house() as house:
+        chat = await house.opens()
+        heard = len(chat.mitra.heard)
+        extension = await chat.asks()
+        version = chat.actor.session.version
+        assert house.outside.asked[-1] == (chat.mitra_id, f"extension:{extension.extension_id}@{version}")
+        assert chat.mitra.heard[heard:], "the frames went first, in the same turn"
+        await chat.answers(extension, accepted=True)
+        news = f"session:{chat.session_id}:customer@{chat.actor.session.version}"
+        assert house.outside.asked[-1] == (chat.customer_id, news)

@@ -8,8 +8,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from halo.actors.alarm import Alarm
 from halo.actors.conversation import Conversation
-from halo.actors.session import SessionActor
+from halo.actors.decider import Decider
 from halo.config import LiveConfig
 from tests.actors.fakes import FakeNode
 from tests.actors.simulation import Violated, World, deterministic, run, simulate
@@ -29,6 +30,9 @@ def test_whatever_goes_wrong_every_promise_is_kept(first: int) -> None:
     assert total["frame message"] > 1000
     assert total["frame extension_response"] > 100
     assert total["frame session_ended"] > BATCH
+    assert total["reroutes"] > 20
+    assert total["takeovers"] > 10
+    assert total["nobody found"] > 0
 
 
 def test_the_same_seed_plays_the_same_story() -> None:
@@ -60,7 +64,7 @@ async def acknowledges_first(self: Any, said: Any, session: Any) -> None:
 
 
 async def never_looks_back(self: Any) -> None:
-    self._uncertain, self._unspoken = False, None
+    self.is_uncertain, self._unspoken = False, None
     await trio.lowlevel.checkpoint()
 
 
@@ -72,12 +76,17 @@ def ignores_the_owner(append: Any) -> Any:
     return appended
 
 
+def keeps_the_old_mitra(self: Any, session: Any) -> None:
+    self.session = session
+
+
 MISTAKES: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
-    "downtime is not credited": lambda patch: patch.setattr(SessionActor, "_credit", no_credit),
+    "downtime is not credited": lambda patch: patch.setattr(Decider, "credit", no_credit),
     "an ack before the commit": lambda patch: patch.setattr(Conversation, "store", acknowledges_first),
-    "the row is not read again": lambda patch: patch.setattr(SessionActor, "_reload", never_looks_back),
+    "the row is not read again": lambda patch: patch.setattr(Decider, "reload", never_looks_back),
     "a store that loses": lambda patch: patch.setattr(FakeNode, "append", ignores_the_owner(FakeNode.append)),
-    "a deadline is lost": lambda patch: patch.setattr(SessionActor, "_set_alarm", lambda actor: actor.session),
+    "the old mitra stays": lambda patch: patch.setattr(Decider, "_become", keeps_the_old_mitra),
+    "a deadline is lost": lambda patch: patch.setattr(Alarm, "_move", lambda _, moment: moment),
 }
 
 

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -14,10 +14,10 @@ from standardwebhooks import Webhook
 
 from halo import config
 from halo.actors.commands import View
-from halo.availability import Available, Reachability
+from halo.availability import Available, Verdict
 from halo.clock import Moment, rfc3339
 from halo.config import LiveConfig, RefusalOutcome, TimeoutAction
-from halo.errors import Busy, IdempotencyMismatch, NotFound, Refusal, SessionNotActive
+from halo.errors import Busy, IdempotencyMismatch, InvalidState, NotFound, Refusal, SessionNotActive
 from halo.events import EndedBy
 from halo.net.api import create_api
 from halo.net.desk import Desk
@@ -34,6 +34,9 @@ from halo.store.idempotency import Fresh, Repeated
 from halo.store.mitras import Deactivation, MitraPresence, MitraStatus
 from halo.store.payments import Settlement
 from halo.sweep import SweepReport
+from halo.watch import Alarm
+from tests.net.gatehouse_fakes import FakeGatehouse
+from tests.net.insight_fakes import FakeInside
 
 NOON: Moment = 1_795_521_600_000
 """2026-11-24T12:00:00Z."""
@@ -241,8 +244,8 @@ class FakeMirror:
     trusted: bool = True
     told: list[tuple[str, str]] = field(default_factory=list)
     refusal: Refusal | None = None
-    verdict: Reachability = field(
-        default_factory=lambda: Reachability(online=True, heartbeat_age_ms=5_000, heartbeat_fresh=True, source="mirror")
+    verdict: Verdict = field(
+        default_factory=lambda: Verdict(online=True, heartbeat_age_ms=5_000, heartbeat_fresh=True, source="mirror")
     )
 
     async def went_online(self, mitra_id: str, at: Moment) -> None:
@@ -262,7 +265,7 @@ class FakeMirror:
             raise self.refusal
         self.told.append(("heartbeat", mitra_id))
 
-    async def reachability(self, mitra_id: str) -> Reachability:
+    async def reachability(self, mitra_id: str) -> Verdict:
         return self.verdict
 
 
@@ -272,7 +275,11 @@ class FakeLiveConfig:
     stored: LiveConfig = field(default_factory=LiveConfig)
     changed_by: str | None = None
 
-    async def change(self, changes: Mapping[str, object], changed_by: str) -> LiveConfig:
+    async def change(
+        self, changes: Mapping[str, object], changed_by: str, *, expected_version: int | None = None
+    ) -> LiveConfig:
+        if expected_version not in {None, self.stored.version}:
+            raise InvalidState
         self.stored, self.changed_by = config.change(self.stored, changes), changed_by
         return self.stored
 
@@ -401,6 +408,17 @@ class FakeSessions:
         self.asked.append(("cancel", session_id, extension_id, customer_id))
         return extension(status=ExtensionStatus.CANCELLED)
 
+    async def transfer(self, session_id: str) -> View:
+        self.asked.append(("transfer", session_id))
+        if self.refusal:
+            raise self.refusal
+        view = await self.view(session_id, user_id=None)
+        if view.session.status is not SessionStatus.ACTIVE:
+            raise SessionNotActive
+        waiting = session(session_id=session_id, status=SessionStatus.REROUTING, running_since=None, expires_at=None)
+        self.living[session_id] = waiting
+        return View(session=waiting, last_seq=self.last_seq)
+
     async def end(self, session_id: str, by: EndedBy, *, user_id: str | None) -> View:
         self.asked.append(("end", session_id, by, user_id))
         if self.refusal:
@@ -457,19 +475,21 @@ class FakeConnections:
 class FakeOperators:
     recorded: list[tuple[Any, ...]] = field(default_factory=list)
     asked: list[tuple[Any, ...]] = field(default_factory=list)
+    sessions: dict[str, SessionRecord] = field(default_factory=dict)
+    refunds: OperatedRefunds = field(default_factory=lambda: OperatedRefunds(refunds=(), next_cursor=None))
 
-    async def load_overview(self, now: Moment, stale_after_ms: int) -> Overview:
+    async def load_overview(self, now: Moment, *, online: int, available: int, degraded: bool) -> Overview:
         return Overview(
             server_time=rfc3339(now),
             sessions={"active": 1},
             mitras_total=1,
-            mitras_online=1,
+            mitras_online=online,
             mitras_deactivated=0,
-            mitras_available=1,
+            mitras_available=available,
             pairings_searching=0,
             pairing_failures_24h={},
             refunds_due={"IDR": 5_000},
-            degraded=False,
+            degraded=degraded,
         )
 
     async def list_sessions(self, status: str | None, limit: int, cursor: str | None) -> OperatedSessions:
@@ -477,7 +497,9 @@ class FakeOperators:
         return OperatedSessions(sessions=(), next_cursor=None)
 
     async def load_session(self, session_id: str) -> SessionRecord:
-        raise NotFound
+        if session_id not in self.sessions:
+            raise NotFound
+        return self.sessions[session_id]
 
     async def list_failures(self, limit: int, cursor: int | None) -> PairingFailures:
         self.asked.append((limit, cursor))
@@ -485,7 +507,7 @@ class FakeOperators:
 
     async def list_refunds(self, status: str | None, limit: int, cursor: str | None) -> OperatedRefunds:
         self.asked.append((status, limit, cursor))
-        return OperatedRefunds(refunds=(), next_cursor=None)
+        return self.refunds
 
     async def record(self, operator: str, action: str, subject: str, details: Mapping[str, Any]) -> None:
         self.recorded.append((operator, action, subject, details))
@@ -496,6 +518,11 @@ class FakeAvailability:
 
     available = 7
     online = 9
+    others: tuple[str, ...] = ("another mitra",)
+    """Whom a search would find, beside those it excludes."""
+
+    async def find_available(self, limit: int, exclude: Collection[str]) -> list[str]:
+        return [mitra_id for mitra_id in self.others if mitra_id not in exclude][:limit]
 
     async def count_available(self) -> Available:
         return Available(count=self.available, as_of=NOON)
@@ -522,9 +549,12 @@ class House:
         self.messages = FakeMessages()
         self.connections = FakeConnections()
         self.operators = FakeOperators()
+        self.gatehouse = FakeGatehouse(self.clock)
+        self.inside = FakeInside()
         self.metrics = CollectorRegistry()
         self.starting = self.draining = False
         self.sweeps: list[SweepReport] = []
+        self.alarms: list[Alarm] = []
         self.store_is_up = True
         self.availability = FakeAvailability()
         self.room_changed: list[str] = []
@@ -547,8 +577,11 @@ class House:
             availability=self.availability,
             room_changed=self.room_changed.append,
             operators=self.operators,
+            insight=self.inside.insight(),
+            gatehouse=self.gatehouse.gatehouse(),
             metrics=self.metrics,
             sweeps=lambda: self.sweeps,
+            alarms=lambda: self.alarms,
             store_answers=self._store_answers,
             starting=lambda: self.starting,
             draining=lambda: self.draining,

@@ -21,7 +21,14 @@ async def test_the_backend_signs_a_user_in_and_gets_both_tokens() -> None:
     house = House()
     answer = await sign_in(
         house,
-        {"user_type": "mitra", "user_id": CUSTOMER, "display_name": "Sari", "push_token": "p", "max_sessions": 2},
+        {
+            "user_type": "mitra",
+            "user_id": CUSTOMER,
+            "display_name": "Sari",
+            "push_token": "p",
+            "locale": "en",
+            "max_sessions": 2,
+        },
     )
     assert answer.status == 201
     assert set(answer.json) == {"user_id", "access_token", "refresh_token", "expires_in"}
@@ -34,6 +41,7 @@ async def test_the_backend_signs_a_user_in_and_gets_both_tokens() -> None:
             "user_id": CUSTOMER,
             "display_name": "Sari",
             "push_token": "p",
+            "locale": "en",
             "max_sessions": 2,
             "auth_session_id": None,
         }
@@ -57,6 +65,7 @@ async def test_without_the_right_key_nobody_is_signed_in(key: str | None) -> Non
         ({"user_type": "customer", "user_id": "42", "display_name": "x" * 201}, ["user_id", "display_name"]),
         ({"user_type": "mitra", "push_token": "x" * 4097}, ["push_token"]),
         ({"user_type": "mitra", "push_token": " "}, ["push_token"]),
+        ({"user_type": "mitra", "locale": "fr"}, ["locale"]),
         ({"user_type": "mitra", "display_name": "a\x00b"}, ["display_name"]),
         ({"user_type": "mitra", "role": "x"}, ["role"]),
     ],

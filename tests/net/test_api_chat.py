@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -93,6 +95,33 @@ async def test_a_message_that_lands_between_the_view_and_the_rows_is_not_beyond_
     house.messages.rows.append(Said(4, "mitra", "m4", "just now"))
     answer = await house.call("GET", f"{CHAT}/messages")
     assert (answer.json["last_seq"], answer.json["messages"][-1]["seq"]) == (4, 4)
+
+
+@pytest.mark.parametrize("status", [SessionStatus.REROUTING, SessionStatus.ACTIVE])
+async def test_a_mitra_gets_nothing_of_what_was_read_while_the_session_was_handed_on(status: SessionStatus) -> None:
+    """The rows may hold what was said to her successor (X1)."""
+    house = House()
+    before = session(status=status)
+    house.sessions.living[SESSION] = before
+    read = house.messages.list_messages
+
+    async def handed_on(session_id: str, after_seq: int, limit: int) -> Sequence[Said]:
+        house.sessions.living[SESSION] = replace(before, mitra_id=STRANGER, former_mitra_ids=(MITRA,))
+        return await read(session_id, after_seq, limit)
+
+    house.messages.list_messages = handed_on  # type: ignore[method-assign]
+    answer = await house.call("GET", f"{CHAT}/messages", by=MITRA)
+    assert (answer.status, answer.code) == (404, "NOT_FOUND")
+    house.sessions.living[SESSION] = before
+    assert (await house.call("GET", f"{CHAT}/messages", by=CUSTOMER)).status == 200
+    assert (await house.call("GET", f"{CHAT}/messages", by=STRANGER)).status == 200
+
+
+async def test_whichever_mitra_said_it_the_wire_names_the_party() -> None:
+    house = House()
+    house.messages.rows = [Said(1, "mitra", "1", "first"), Said(2, "mitra:2", "1", "second")]
+    told = (await house.call("GET", f"{CHAT}/messages")).json["messages"]
+    assert [(message["sender"], message["id"]) for message in told] == [("mitra", "1"), ("mitra", "1")]
 
 
 async def test_an_extension_is_asked_for_with_exactly_what_was_sent() -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from halo.availability import Reachability
+from halo.availability import Verdict
 from halo.errors import MitraDeactivated, MitraOffline, Refusal, StoreUnavailable
 from tests.net.desk_fakes import MITRA, NOON, OFFER, PAIRING, SESSION, STRANGER, House
 
@@ -34,7 +34,7 @@ async def test_the_status_tells_the_newest_heartbeat_from_wherever_it_is_known()
     house.mitras.is_online, house.mitras.heartbeat_at = True, NOON - 60_000
     answer = await house.call("GET", STATUS, by=MITRA)
     assert answer.json["last_heartbeat_at"] == "2026-11-24T11:59:55.000Z"
-    house.mirror.verdict = Reachability(online=True, heartbeat_age_ms=None, heartbeat_fresh=False, source="mirror")
+    house.mirror.verdict = Verdict(online=True, heartbeat_age_ms=None, heartbeat_fresh=False, source="mirror")
     answer = await house.call("GET", STATUS, by=MITRA)
     assert (answer.json["last_heartbeat_at"], answer.json["is_reachable"]) == ("2026-11-24T11:59:00.000Z", False)
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 import trio
+import trio.testing
 from trio.testing import MockClock
 
 from halo import protocol
@@ -301,3 +302,21 @@ async def test_everybody_is_sent_away_spread_over_the_time(autojump_clock: MockC
         for socket in list(connections):
             connections.remove(cast(Socket, socket))
     await connections.wait_empty()
+
+
+async def test_who_was_let_in_before_and_comes_after_everybody_was_sent_away_is_sent_after_them(
+    autojump_clock: MockClock,
+) -> None:
+    """Its handshake was under way; nobody would ever tell it."""
+    connections = new_connections()
+    early = Socket(connections, who())
+    connections.send_all_away(0, 2_000, "draining")
+    late = Socket(connections, who(user="u-2"))
+    assert late.frames() == [{"type": "reconnect", "after_ms": 0, "reason": "draining"}]
+    assert late.code == 4000
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connections.wait_empty)
+        connections.remove(early)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(nursery.child_tasks) == 1
+        connections.remove(late)

@@ -27,7 +27,15 @@ SECRET = "topsecrettoken"
 GET = b"GET /hello HTTP/1.1\r\nHost: halo.test\r\n\r\n"
 
 
-def application() -> QuartTrio:
+class Held:
+    """An answer that waits until the test lets it go."""
+
+    def __init__(self) -> None:
+        self.reached = trio.Event()
+        self.released = trio.Event()
+
+
+def application(held: Held) -> QuartTrio:
     app = QuartTrio("halo")
 
     @app.get("/hello")
@@ -41,6 +49,12 @@ def application() -> QuartTrio:
     @app.get("/slow")
     async def slow() -> str:
         await trio.sleep(0.3)
+        return "done"
+
+    @app.get("/held")
+    async def hold() -> str:
+        held.reached.set()
+        await held.released.wait()
         return "done"
 
     @app.get("/never")
@@ -68,6 +82,7 @@ class Server:
         self.faults = faults
         self.gate = gate
         self.ended = trio.Event()
+        self.held = Held()
 
     async def connect(self) -> trio.SocketStream:
         return await trio.open_tcp_stream("127.0.0.1", self.port)
@@ -81,13 +96,13 @@ class Server:
 
     async def assert_serves(self) -> None:
         """The proof after each attack: another client is served."""
-        with trio.fail_after(3):
+        with trio.fail_after(5):
             async with await self.connect() as client:
                 await client.send_all(GET)
                 assert (await answer(client))[0] == 200
 
     async def assert_all_gone(self) -> None:
-        with trio.fail_after(3):
+        with trio.fail_after(5):
             while self.gate.total:
                 await trio.sleep(0.005)
 
@@ -132,7 +147,7 @@ async def open_server(
 
             async def serve(task_status: trio.TaskStatus[list[str]]) -> None:
                 await serve_http(
-                    app or application(),
+                    app or application(server.held),
                     [await open_listener(bind)],
                     stop=stop,
                     door=Door(gate, flusher, faults),
@@ -243,7 +258,7 @@ REFUSED = {
 async def test_every_malformed_request_gets_its_refusal_and_the_next_client_is_served() -> None:
     async with open_server() as server:
         for what, (sent, status) in REFUSED.items():
-            with trio.fail_after(3):
+            with trio.fail_after(5):
                 said = await server.exchange(sent)
             assert said.startswith(b"HTTP/1.1 %d " % status), (what, said[:200])
             assert said.count(b"content-length: ") == 1, (what, said)
@@ -381,11 +396,11 @@ async def test_a_client_that_closes_its_half_before_its_request_is_complete_is_l
 async def test_each_phase_ends_at_its_deadline(
     phase: Phase, sent: bytes, status: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(PATIENCE_SECONDS, phase, 0.1)
+    monkeypatch.setitem(PATIENCE_SECONDS, phase, 0.4)
     async with open_server() as server:
         before = trio.current_time()
         said = await server.exchange(*([sent] if sent else []))
-        assert 0.05 < trio.current_time() - before < 2
+        assert 0.05 < trio.current_time() - before < 5
         assert said[9:12] == (b"%d" % status if status else b"")
         await server.assert_all_gone()
         await server.assert_serves()
@@ -410,7 +425,7 @@ async def test_dripping_bytes_does_not_prolong_a_phase(monkeypatch: pytest.Monke
                     raise AssertionError("the server listened to the end")
 
                 nursery.start_soon(drip)
-                with trio.fail_after(1):
+                with trio.fail_after(5):
                     assert (await answer(client))[0] == 408
         await server.assert_serves()
 
@@ -454,24 +469,23 @@ async def test_the_end_of_an_answer_waits_for_its_reader_longer_than_a_goodbye()
 
 async def test_stopping_answers_what_is_under_way_and_closes_what_is_idle() -> None:
     async with (
-        open_server(drain_seconds=2) as server,
+        open_server(drain_seconds=20) as server,
         await server.connect() as idle,
         await server.connect() as kept,
         await server.connect() as busy,
     ):
         await kept.send_all(GET)
         await answer(kept)
-        await busy.send_all(head(b"GET /slow HTTP/1.1"))
-        await trio.sleep(0.05)
-        before = trio.current_time()
+        await busy.send_all(head(b"GET /held HTTP/1.1"))
+        await server.held.reached.wait()
         server.stop.set()
         assert await everything(idle) == b""
         assert await everything(kept) == b""
-        assert trio.current_time() - before < 0.2
+        server.held.released.set()
         assert (await everything(busy)).endswith(b"done")
         with pytest.raises(OSError, match="connect"):
             await server.connect()
-        with trio.fail_after(1.5):
+        with trio.fail_after(5):
             await server.ended.wait()
 
 
@@ -489,7 +503,7 @@ async def test_no_client_can_hang_the_shutdown(sent: bytes) -> None:
         await client.send_all(sent)
         await trio.sleep(0.05)
         server.stop.set()
-        with trio.fail_after(2):
+        with trio.fail_after(5):
             await server.ended.wait()
 
 
@@ -560,13 +574,13 @@ async def test_a_cancelled_server_is_gone_at_once() -> None:
         Flusher(),
         Gate(SystemClock(), total_at_most=0, per_address_at_most=0, handshakes_per_s=0, unauthenticated_at_most=0),
     )
-    with trio.fail_after(3):
+    with trio.fail_after(5):
         async with trio.open_nursery() as outer:
             await outer.start(flusher.serve)
             async with trio.open_nursery() as nursery:
                 serve = partial(
                     serve_http,
-                    application(),
+                    application(Held()),
                     [await open_listener("127.0.0.1:0")],
                     stop=trio.Event(),
                     door=Door(gate, flusher, Counter[str]()),

@@ -15,6 +15,7 @@ from halo.routes import OPERATOR_ROUTES, Who
 from halo.session import SessionStatus
 from halo.store.mitras import Deactivation
 from halo.sweep import SweepReport
+from halo.watch import Alarm
 from tests.net.desk_fakes import ADMIN_KEY, FAMILY, MITRA, PAYMENT, SESSION, STRANGER, House, session, speak
 
 KEYED = [route for route in OPERATOR_ROUTES if route.who is Who.OPERATOR]
@@ -203,7 +204,7 @@ async def test_a_deactivation_shuts_out_at_once_everywhere_on_this_node() -> Non
     }
     assert house.mirror.told == [("deactivated", MITRA)]
     assert house.connections.closed == [(MITRA, 4403)]
-    assert house.sessions.asked == [("end", SESSION, EndedBy.DEACTIVATION, None)]
+    assert house.sessions.asked == [("end", SESSION, EndedBy.DEACTIVATION, MITRA)]
     assert house.pairings.rescinded == [MITRA]
     with pytest.raises(MitraDeactivated):
         house.tokens.verify(house.token(MITRA))
@@ -252,12 +253,30 @@ async def test_an_operator_ends_a_session_and_that_is_written_down_before_it_is_
     assert (await house.operate("POST", f"/api/sessions/{PAYMENT}/end")).code == "NOT_FOUND"
 
 
-async def test_a_transfer_is_refused_by_name_and_changes_nothing() -> None:
+async def test_an_operator_transfers_a_session_and_that_is_written_down_before_it_is_tried() -> None:
     house = House()
     answer = await house.operate("POST", f"/api/sessions/{SESSION}/transfer")
-    assert (answer.status, answer.code) == (409, "INVALID_STATE")
+    assert (answer.status, answer.json["status"]) == (200, "rerouting")
+    details = {"status": "active", "mitra_id": MITRA}
+    assert [entry[1:] for entry in house.operators.recorded] == [("transfer_session", SESSION, details)]
+    assert house.sessions.asked == [("transfer", SESSION)]
+    again = await house.operate("POST", f"/api/sessions/{SESSION}/transfer")
+    assert (again.status, again.code) == (409, "SESSION_NOT_ACTIVE")
     assert (await house.operate("POST", f"/api/sessions/{PAYMENT}/transfer")).code == "NOT_FOUND"
-    assert house.sessions.asked == []
+
+
+async def test_a_transfer_that_would_find_nobody_is_refused_and_the_session_goes_on() -> None:
+    house = House()
+    house.availability.others = (MITRA, "a former one")
+    house.sessions.living[SESSION] = session(former_mitra_ids=("a former one",))
+    answer = await house.operate("POST", f"/api/sessions/{SESSION}/transfer")
+    assert (answer.status, answer.code) == (409, "INVALID_STATE")
+    assert "No other mitra" in answer.json["detail"]
+    assert (house.sessions.asked, house.operators.recorded) == ([], [])
+    house.availability.others = (MITRA, "another")
+    assert (await house.operate("POST", f"/api/sessions/{SESSION}/transfer")).status == 200
+    house.availability.others = ()  # what is not active is refused for that, whoever is there
+    assert (await house.operate("POST", f"/api/sessions/{SESSION}/transfer")).code == "SESSION_NOT_ACTIVE"
 
 
 async def test_filters_limits_and_cursors_reach_the_rows() -> None:
@@ -335,3 +354,26 @@ async def test_the_key_never_reaches_the_log(caplog: pytest.LogCaptureFixture) -
     await house.operate("GET", "/api/overview", key="a wrong key")
     assert ADMIN_KEY not in caplog.text
     assert "a wrong key" not in caplog.text
+
+
+async def test_the_overview_shows_what_the_watchdog_found_and_what_to_do() -> None:
+    house = House()
+    assert (await house.operate("GET", "/api/overview")).json["alarms"] == []
+    house.alarms = [
+        Alarm(
+            name="clock_agrees",
+            sentence="Mend time synchronisation.",
+            since=1_795_464_900_123,
+            violations=1,
+            subjects=("clock",),
+        )
+    ]
+    assert (await house.operate("GET", "/api/overview")).json["alarms"] == [
+        {
+            "name": "clock_agrees",
+            "sentence": "Mend time synchronisation.",
+            "since": "2026-11-23T20:15:00.123Z",
+            "violations": 1,
+            "subjects": ["clock"],
+        }
+    ]

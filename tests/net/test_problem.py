@@ -1,4 +1,5 @@
 import logging
+import re
 
 import pytest
 from quart_trio import QuartTrio
@@ -35,7 +36,9 @@ async def test_a_refusal_tells_its_code_status_sentence_path_and_each_bad_field(
         "code": "VALIDATION_ERROR",
         "retryable": False,
         "errors": errors,
+        "trace_id": answer.json["trace_id"],
     }
+    assert re.fullmatch("[0-9a-f]{32}", answer.json["trace_id"])
     assert (answer.status, answer.headers["content-type"]) == (422, "application/problem+json")
 
 

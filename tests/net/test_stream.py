@@ -197,7 +197,7 @@ async def test_a_peer_that_reads_nothing_is_closed_by_force_at_the_write_deadlin
         before = trio.current_time()
         with pytest.raises(trio.BrokenResourceError):
             await near.send_all(b"x" * 1_000_000)
-        assert 0.15 < trio.current_time() - before < 2
+        assert 0.15 < trio.current_time() - before < 5
         assert near.pending_bytes == 0
         assert not near.is_open
         assert await is_reset(far)  # so that the kernel keeps nothing either
@@ -211,7 +211,7 @@ async def test_a_reader_of_the_stream_is_woken_when_the_write_deadline_closes_it
     async with open_flusher() as flusher:
         near, far = open_pair(flusher, 4096)
         near.write(b"x" * 1_000_000)
-        with trio.fail_after(2):
+        with trio.fail_after(5):
             with contextlib.suppress(trio.BrokenResourceError):
                 assert await near.receive_some() == b""
         await far.aclose()
@@ -300,7 +300,7 @@ async def test_closing_gently_lets_the_answer_arrive_although_the_peer_still_sen
 async def test_closing_gently_does_not_wait_for_a_peer_that_stays(flusher: Flusher) -> None:
     near, far = open_pair(flusher)
     async with far:
-        with trio.fail_after(2):
+        with trio.fail_after(5):
             await near.aclose_gently(0.1)
         assert await far.receive_some() == b""
 

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from halo.config import TimeoutAction
 from halo.effects import (
+    CloseSearch,
     ConsumePayment,
     Effect,
     FailPayment,
@@ -18,12 +19,14 @@ from halo.effects import (
     LedgerType,
     MoveExtensionDeadline,
     OpenExtension,
+    OpenSearch,
     PushIfAbsent,
     RecordFailure,
     RefundTimeLeft,
     ResolveExtension,
     Send,
     Step,
+    WinOffer,
 )
 from halo.events import DeadlineReached, DowntimeCredited, Event
 from halo.payment import Payment, PaymentStatus
@@ -55,13 +58,19 @@ class Refund:
 
 @dataclass
 class Books:
-    """Payments, extensions, ledger, refunds and failures, as rows that only the effects of steps may write."""
+    """Payments, extensions, ledger, refunds, failures and searches, as rows that only the effects of steps may write."""
 
     payments: dict[str, Payment]
     extensions: dict[str, Extension] = field(default_factory=dict)
     ledger: list[LedgerRow] = field(default_factory=list)
     refunds: list[Refund] = field(default_factory=list)
     failures: list[tuple[FailureCause, str | None]] = field(default_factory=list)
+    searching: str | None = None
+    """The one search for another mitra that is open."""
+    searched: set[str] = field(default_factory=set)
+    """Every search that there was."""
+    mitra_id: str | None = None
+    """Whose session it is: who was there first, then whoever won the last offer."""
 
     def new_extension_payment(self, *, minutes: int, amount: int, status: PaymentStatus) -> Payment:
         payment = an_extension_payment(
@@ -86,6 +95,16 @@ class Books:
         assert tuple(self.ledger[: len(ledger_before)]) == ledger_before, "the ledger is append-only (M5)"
         assert tuple(self.refunds[: len(refunds_before)]) == refunds_before
         self._assert_money(step.session)
+        self._assert_search(step.session)
+
+    def fail_search(self) -> None:
+        """The search's own task gives it up, before the session hears of it."""
+        self.searching = None
+
+    def _assert_search(self, session: Session) -> None:
+        assert self.searching is None or session.status is SessionStatus.REROUTING, "nobody seeks for whom has a mitra"
+        self.mitra_id = self.mitra_id or session.mitra_id
+        assert session.mitra_id == self.mitra_id, "a session changes hands by a won offer only"
 
     def _apply(self, effect: Effect) -> None:
         match effect:
@@ -94,10 +113,7 @@ class Books:
             case FailPayment():
                 self._fail(self.payments[effect.payment_request_id], effect.cause)
             case FailUnusedPayments():
-                for payment in list(self.payments.values()):
-                    unused = payment.status in {PaymentStatus.PENDING, PaymentStatus.CONFIRMED}
-                    if payment.is_extension and unused and payment.session_id == effect.session_id:
-                        self._fail(payment, FailureCause.SESSION_ENDED)
+                self._fail_unused(effect.session_id)
             case RefundTimeLeft():
                 assert effect.amount > 0
                 assert effect.payment_request_id in {row.payment_request_id for row in self.ledger}
@@ -118,10 +134,25 @@ class Books:
             case RecordFailure():
                 assert (effect.extension_id is None) or effect.extension_id not in {id_ for _, id_ in self.failures}
                 self.failures.append((effect.cause, effect.extension_id))
+            case OpenSearch() | WinOffer() | CloseSearch():
+                self._move_search(effect)
             case PushIfAbsent() | Send():
                 pass
             case _:
                 assert_never(effect)
+
+    def _move_search(self, effect: OpenSearch | WinOffer | CloseSearch) -> None:
+        match effect:
+            case OpenSearch():
+                assert self.searching is None, "one search at a time"
+                assert effect.pairing_id not in self.searched
+                self.searching = effect.pairing_id
+                self.searched.add(effect.pairing_id)
+            case WinOffer():
+                assert effect.pairing_id == self.searching, "only the offer of an open search can be won"
+                self.searching, self.mitra_id = None, effect.mitra_id
+            case CloseSearch():
+                self.searching = None  # it may have failed already
 
     def _consume(self, effect: ConsumePayment) -> None:
         payment = self.payments[effect.payment_request_id]
@@ -139,6 +170,12 @@ class Books:
             self._refund(Refund(payment.payment_request_id, "payment_failed", payment.amount))
         failed = replace(payment, status=PaymentStatus.FAILED, failure_cause=cause.value)
         self.payments[payment.payment_request_id] = failed
+
+    def _fail_unused(self, session_id: str) -> None:
+        for payment in list(self.payments.values()):
+            unused = payment.status in {PaymentStatus.PENDING, PaymentStatus.CONFIRMED}
+            if payment.is_extension and unused and payment.session_id == session_id:
+                self._fail(payment, FailureCause.SESSION_ENDED)
 
     def _refund(self, refund: Refund) -> None:
         assert (refund.payment_request_id, refund.kind) not in {(r.payment_request_id, r.kind) for r in self.refunds}

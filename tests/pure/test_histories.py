@@ -19,11 +19,13 @@ from halo.events import (
     ExtensionAnswered,
     ExtensionCancelled,
     ExtensionRequested,
+    LostBy,
     MitraAssigned,
     MitraLost,
     PaymentConfirmed,
     PaymentFailed,
     Reachability,
+    SearchFailed,
 )
 from halo.payment import PaymentStatus
 from halo.rules import RULES, DeadlineNotReached, open_session, step
@@ -34,7 +36,9 @@ from tests.pure.story import (
     ENDED,
     EXTENDING,
     MINUTE,
+    MITRA,
     NOON,
+    OFFER,
     OTHER_MITRA,
     PAYMENT,
     SECOND,
@@ -74,8 +78,13 @@ MOVES: dict[str, st.SearchStrategy[Move]] = {
     "confirm": st.tuples(st.just("confirm"), st.just(None), st.just(None)),
     "fail": st.tuples(st.just("fail"), st.just(None), st.just(None)),
     "end": st.tuples(st.just("end"), st.sampled_from(EndedBy), st.just(None)),
-    "lose": st.tuples(st.just("lose"), st.integers(0, 3 * MINUTE), st.just(None)),
+    "lose": st.tuples(st.just("lose"), st.integers(0, 3 * MINUTE), st.sampled_from(LostBy)),
     "find": st.tuples(st.just("find"), st.just(None), st.just(None)),
+    "find nobody": st.tuples(
+        st.just("find nobody"),
+        st.sampled_from([FailureCause.NO_MITRA_AVAILABLE, FailureCause.ALL_DECLINED]),
+        st.just(None),
+    ),
     "down": st.tuples(st.just("down"), st.integers(0, 10 * MINUTE), st.integers(0, 30)),
     "reconfigure": st.tuples(st.just("reconfigure"), CONFIGS, st.just(None)),
 }
@@ -84,7 +93,7 @@ SENSE: dict[SessionStatus, list[str]] = {
     SessionStatus.ACTIVE: ["ask"] * 4 + ["ask again", "lose", "lose", "deadline", "down"],
     SessionStatus.EXTENDING: ["answer", "answer", "deadline", "deadline", "deadline", "cancel", "down"],
     SessionStatus.CLOSING: ["ask", "ask", "ask", "ask again", "deadline", "down"],
-    SessionStatus.REROUTING: ["find", "find", "find", "deadline", "down"],
+    SessionStatus.REROUTING: ["find"] * 5 + ["find nobody", "deadline", "down"],
     SessionStatus.ENDED: ["ask", "answer", "deadline"],
 }
 """What is likely in each status; dice over all moves alone hardly ever come to an extension."""
@@ -128,7 +137,10 @@ class History:
             taken = step(before, event)
         except Refusal:
             legal = type(event) in RULES[before.status]
-            assert not legal or before.status is EXTENDING, "what the table allows is refused to the wrong request only"
+            late = isinstance(event, MitraLost) and before.remaining_ms_at(event.at) == 0
+            assert not legal or late or before.status is EXTENDING, (
+                "what the table allows is refused to the wrong request, or when no time is left to take over"
+            )
             assert repr(before) == known
             return
         except DeadlineNotReached:
@@ -165,10 +177,8 @@ class History:
                 return self._fail()
             case "end":
                 return EndRequested(at=now, by=one)
-            case "lose":
-                return MitraLost(at=now, deadline_at=now + one, cause="silent")
-            case "find":
-                return MitraAssigned(at=now, mitra_id=OTHER_MITRA)
+            case "lose" | "find" | "find nobody":
+                return self._reroute(what, one, other)
             case _:  # down
                 self.now = now + one
                 return DowntimeCredited(at=self.now, downtime_ms=one, not_before=self.now + other * SECOND)
@@ -189,6 +199,20 @@ class History:
         extension_id = str(UUID(int=5000 + self.asked))
         extension = asking.request(self.session, payment, extension_id, self.now, self.config)
         return ExtensionRequested(at=self.now, extension=extension)
+
+    def _reroute(self, what: str, one: Any, other: Any) -> Event:
+        if what == "lose":
+            pairing_id = str(UUID(int=7000 + len(self.books.searched)))
+            return MitraLost(at=self.now, deadline_at=self.now + one, cause=other, pairing_id=pairing_id)
+        if what == "find":
+            other_mitra = OTHER_MITRA if self.session.mitra_id == MITRA else MITRA
+            return MitraAssigned(at=self.now, mitra_id=other_mitra, pairing_id=self._search(), offer_id=OFFER)
+        self.books.fail_search()
+        return SearchFailed(at=self.now, pairing_id=self._search(), cause=one)
+
+    def _search(self) -> str:
+        """The last search there was; only one that is open can be won."""
+        return str(UUID(int=7000 + max(0, len(self.books.searched) - 1)))
 
     def _meant(self, dice: int) -> str:
         """The request that waits, three times out of four."""

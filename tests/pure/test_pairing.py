@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from halo import protocol
 from halo.config import LiveConfig
-from halo.effects import ConsumePayment, Send
+from halo.effects import ConsumePayment, PushIfAbsent, Send
 from halo.errors import InvalidState, NotFound, PaymentInUse, Refusal
 from halo.pairing import (
+    SESSION_PATIENCE_MS,
     AskWave,
     GiveUp,
     Offer,
@@ -115,6 +116,36 @@ class TestNextMove:
     def test_a_payment_that_can_no_longer_pay_ends_the_search_at_once(self, status: PaymentStatus) -> None:
         assert next_move(a_search(OPEN, payment_status=status), NOW, waves=3) == GiveUp()
 
+    def test_the_mitra_that_a_session_has_lost_is_not_asked_in_any_wave(self) -> None:
+        lost: dict[str, Any] = {"rerouted_session_id": "session", "without_mitra_ids": ("gone",)}
+        assert next_move(a_search(wave=0, deadline_at=NOW, **lost), NOW, waves=3) == AskWave(1, frozenset({"gone"}))
+        assert next_move(a_search(DECLINED, **lost), NOW, waves=3) == AskWave(2, frozenset({"gone", "mitra-0"}))
+        assert next_move(a_search(DECLINED, wave=3, **lost), NOW, waves=3) == GiveUp()
+
+    def test_none_of_the_mitras_that_a_session_had_is_asked(self) -> None:
+        search = a_search(wave=0, deadline_at=NOW, rerouted_session_id="session", without_mitra_ids=("first", "second"))
+        assert next_move(search, NOW, waves=3) == AskWave(1, frozenset({"first", "second"}))
+
+    def test_no_offer_outlives_the_session_that_waits(self) -> None:
+        search = a_search(DECLINED, rerouted_session_id="session", session_deadline_at=NOW + 20_000)
+        assert search.offers_end_at(NOW + 60_000) == NOW + 20_000
+        assert search.offers_end_at(NOW + 10_000) == NOW + 10_000
+        assert a_search().offers_end_at(NOW + 60_000) == NOW + 60_000
+
+    def test_nobody_is_asked_once_the_sessions_time_is_up_unless_it_turns_out_to_have_more(self) -> None:
+        lost: dict[str, Any] = {"rerouted_session_id": "session", "session_deadline_at": NOW}
+        assert next_move(a_search(DECLINED, **lost), NOW - 1, waves=3) == AskWave(2, frozenset({"mitra-0"}))
+        assert next_move(a_search(DECLINED, **lost), NOW, waves=3) == Wait(NOW + SESSION_PATIENCE_MS)
+        assert next_move(a_search(DECLINED, wave=3, **lost), NOW, waves=3) == GiveUp()
+
+    @pytest.mark.parametrize("status", PaymentStatus)
+    def test_a_session_that_was_paid_for_long_ago_seeks_on_whatever_its_payment_is_by_now(
+        self, status: PaymentStatus
+    ) -> None:
+        search = a_search(OPEN, payment_status=status, rerouted_session_id="session", without_mitra_ids=("gone",))
+        assert search.payable
+        assert next_move(search, NOW, waves=3) == Wait(NOW + 30_000)
+
     @given(
         statuses=st.lists(st.sampled_from([OPEN, DECLINED, CANCELLED, TIMED_OUT]), max_size=6),
         wave=st.integers(1, 5),
@@ -158,6 +189,12 @@ class TestCause:
     def test_a_failed_payment_is_the_cause_whatever_the_mitras_said(self) -> None:
         for statuses in ((), (DECLINED,), (TIMED_OUT,)):
             assert cause_of(a_search(*statuses, payment_status=PaymentStatus.FAILED)) is FailureCause.PAYMENT_FAILED
+
+    def test_a_search_for_another_mitra_never_fails_of_its_payment(self) -> None:
+        lost: dict[str, Any] = {"rerouted_session_id": "session", "payment_status": PaymentStatus.CONSUMED}
+        assert cause_of(a_search(**lost)) is FailureCause.NO_MITRA_AVAILABLE
+        assert cause_of(a_search(DECLINED, **lost)) is FailureCause.ALL_DECLINED
+        assert cause_of(a_search(TIMED_OUT, **lost)) is FailureCause.TIMED_OUT
 
     def test_the_evidence_counts_waves_and_answers(self) -> None:
         assert evidence_of(a_search(DECLINED, TIMED_OUT, DECLINED, wave=2)) == {
@@ -205,7 +242,7 @@ class TestMatch:
         opened = open_match(a_search(OPEN, payment_status=PaymentStatus.PENDING), "mitra-0", self.opening)
         assert opened.session.status is SessionStatus.PENDING_PAYMENT
         assert opened.session.deadline_at == NOW + 60_000
-        assert [type(effect) for effect in opened.effects] == [Send]
+        assert [type(effect) for effect in opened.effects] == [Send, PushIfAbsent]
 
 
 def test_a_mitra_is_asked_in_terms_of_what_was_paid_for() -> None:

@@ -10,6 +10,7 @@ import pytest
 from halo.clock import rfc3339
 from halo.config import LiveConfig
 from halo.effects import (
+    CloseSearch,
     ConsumePayment,
     Effect,
     FailPayment,
@@ -17,10 +18,12 @@ from halo.effects import (
     LedgerType,
     MoveExtensionDeadline,
     OpenExtension,
+    OpenSearch,
     PushIfAbsent,
     RecordFailure,
     RefundTimeLeft,
     ResolveExtension,
+    WinOffer,
 )
 from halo.errors import ExtensionResolved, Refusal, SessionIsPaused, SessionNotActive
 from halo.events import (
@@ -29,8 +32,7 @@ from halo.events import (
     EndedBy,
     EndRequested,
     Event,
-    MitraAssigned,
-    MitraLost,
+    LostBy,
     PaymentConfirmed,
     PaymentFailed,
     Reachability,
@@ -50,7 +52,9 @@ from tests.pure.story import (
     MINUTE,
     MITRA,
     NOON,
+    OFFER,
     OTHER_MITRA,
+    PAIRING,
     PAYMENT,
     PENDING_PAYMENT,
     REROUTING,
@@ -96,8 +100,9 @@ def every_event(story: Story) -> list[Event]:
         story.answering(accepted=False),
         story.cancelling(),
         *(EndRequested(at=now, by=who) for who in EndedBy),
-        MitraLost(at=now, deadline_at=now + 90 * SECOND, cause="transfer"),
-        MitraAssigned(at=now, mitra_id=OTHER_MITRA),
+        *(story.losing_its_mitra(cause=cause) for cause in LostBy),
+        story.finding_another(),
+        story.finding_nobody(),
         DowntimeCredited(at=now, downtime_ms=5 * SECOND, not_before=now + 10 * SECOND),
     ]
 
@@ -631,25 +636,86 @@ def test_minutes_that_cost_nothing_are_refunded_as_time_but_no_money_is_due() ->
 # ---- another mitra
 
 
-def test_a_lost_mitra_stops_the_clock_and_the_customer_is_told() -> None:
+def test_a_lost_mitra_stops_the_clock_opens_a_search_and_both_sides_are_told() -> None:
+    """The customer waits; the mitra of a transfer must know why nothing that she writes is taken any more."""
     story = Story.paid(minutes=10).after(minutes=4).loses_its_mitra(search_seconds=90)
-    story.is_(REROUTING, deadline_at=story.now + 90 * SECOND).keeps(paid=10, served=4, remaining=6)
-    story.wrote().said("customer session_rerouting").because("silent", mitra_id=MITRA)
+    story.is_(REROUTING, deadline_at=story.now + 90 * SECOND, mitra_id=MITRA).keeps(paid=10, served=4, remaining=6)
+    story.wrote(OpenSearch(pairing_id=PAIRING)).said("both session_rerouting")
+    story.because("mitra_silent", mitra_id=MITRA, pairing_id=PAIRING)
+    assert "silent_ms" not in story.step.evidence
+
+
+def test_what_was_known_of_the_silent_mitra_goes_on_the_timeline() -> None:
+    gone = replace(THERE, heartbeat_fresh=False, connected=False, socket_answered_age_ms=None)
+    story = Story.paid(minutes=10).after(minutes=4).loses_its_mitra(silent_ms=61_000, reachability=gone)
+    story.because("mitra_silent", silent_ms=61_000, **gone.evidence())
+    assert (story.step.evidence["mitra_online"], story.step.evidence["mitra_connected"]) == (True, False)
+
+
+def test_a_mitra_is_not_lost_once_the_time_is_up() -> None:
+    """Nobody can be asked to take over no minutes; the deadline, a moment late, leads to the grace as ever."""
+    story = Story.paid(minutes=10).after(minutes=10, milliseconds=-1)
+    step(story.session, story.losing_its_mitra())
+    story.after(milliseconds=1).refuses(story.losing_its_mitra(), SessionNotActive)
+    story.after(seconds=5).refuses(story.losing_its_mitra(), SessionNotActive).at_the_deadline().is_(CLOSING)
 
 
 def test_another_mitra_gets_the_time_that_was_left() -> None:
-    story = Story.paid(minutes=10).after(minutes=4).loses_its_mitra(cause="transfer").after(seconds=40).finds_another()
+    story = Story.paid(minutes=10).after(minutes=4).loses_its_mitra(cause=LostBy.TRANSFER).because("transfer")
+    story.after(seconds=40).finds_another()
     story.is_(ACTIVE, mitra_id=OTHER_MITRA, expires_at=story.now + 6 * MINUTE, started_at=NOON)
-    story.keeps(paid=10, served=4, remaining=6).wrote().said("both session_started")
-    story.because("offer_accepted", **{"from": MITRA, "to": OTHER_MITRA})
+    story.is_(ACTIVE, deadline_at=story.now + 6 * MINUTE, duration_minutes=10).keeps(paid=10, served=4, remaining=6)
+    story.wrote(WinOffer(pairing_id=PAIRING, offer_id=OFFER, mitra_id=OTHER_MITRA)).said("both session_started")
+    story.because("offer_accepted", pairing_id=PAIRING, **{"from": MITRA, "to": OTHER_MITRA})
     assert story.frame("session_started").mitra_id == OTHER_MITRA
 
 
-def test_a_search_that_finds_nobody_refunds_the_time_left() -> None:
+def test_a_session_may_lose_one_mitra_after_the_other_and_every_minute_is_served_once() -> None:
+    story = Story.paid(minutes=10).after(minutes=4).loses_its_mitra().after(minutes=1).finds_another()
+    story.after(minutes=3).loses_its_mitra().keeps(paid=10, served=7, remaining=3).because(
+        "mitra_silent", mitra_id=OTHER_MITRA
+    )
+    story.after(minutes=1).finds_another(MITRA).is_(ACTIVE, mitra_id=MITRA, expires_at=story.now + 3 * MINUTE)
+    story.at_the_deadline().keeps(paid=10, served=10).is_(CLOSING)
+
+
+SIX_MINUTES = RefundTimeLeft(payment_request_id=PAYMENT, amount=6_000, currency="IDR", refunded_ms=6 * MINUTE)
+
+
+def test_a_search_that_finds_nobody_in_time_is_closed_and_refunds_the_time_left() -> None:
     story = Story.paid(minutes=10).after(minutes=4).loses_its_mitra().at_the_deadline()
+    story.is_(ENDED, end_reason=EndReason.NO_MITRA).keeps(paid=10, served=4, refunded=6).because("no_mitra")
+    story.wrote(CloseSearch(cause=FailureCause.TIMED_OUT), NOTHING_UNUSED, SIX_MINUTES).said("both session_ended")
+
+
+@pytest.mark.parametrize("cause", [FailureCause.NO_MITRA_AVAILABLE, FailureCause.ALL_DECLINED, FailureCause.TIMED_OUT])
+def test_a_search_that_has_asked_everybody_ends_the_session_at_once_with_a_refund(cause: FailureCause) -> None:
+    story = Story.paid(minutes=10).after(minutes=4).loses_its_mitra().after(seconds=20).finds_nobody(cause)
     story.is_(ENDED, end_reason=EndReason.NO_MITRA).keeps(paid=10, served=4, refunded=6)
-    money = RefundTimeLeft(payment_request_id=PAYMENT, amount=6_000, currency="IDR", refunded_ms=6 * MINUTE)
-    story.wrote(NOTHING_UNUSED, money).said("both session_ended")
+    story.wrote(CloseSearch(cause=FailureCause.TIMED_OUT), NOTHING_UNUSED, SIX_MINUTES).said("both session_ended")
+    story.because(cause.value, pairing_id=PAIRING)
+
+
+SEARCH_ENDS = {
+    EndedBy.CUSTOMER: FailureCause.CUSTOMER_CANCELLED,
+    EndedBy.MITRA: FailureCause.SESSION_ENDED,
+    EndedBy.ADMIN: FailureCause.SESSION_ENDED,
+    EndedBy.DEACTIVATION: FailureCause.SESSION_ENDED,
+}
+
+
+@pytest.mark.parametrize(("who", "reason", "refunds"), ENDINGS)
+def test_an_end_while_another_mitra_is_sought_closes_the_search(who: EndedBy, reason: EndReason, refunds: bool) -> None:
+    story = reached(REROUTING, minutes=10).is_ended_by(who).is_(ENDED, end_reason=reason)
+    closed: list[Effect] = [CloseSearch(cause=SEARCH_ENDS[who]), NOTHING_UNUSED]
+    story.wrote(*closed, SIX_MINUTES) if refunds else story.wrote(*closed)
+    story.said("both session_ended")
+
+
+@pytest.mark.parametrize("status", sorted(set(SessionStatus) - {REROUTING, ENDED}))
+def test_only_a_session_that_seeks_another_mitra_closes_a_search(status: SessionStatus) -> None:
+    story = reached(status).is_ended_by(EndedBy.ADMIN)
+    assert not any(isinstance(effect, CloseSearch) for effect in story.step.effects)
 
 
 # ---- downtime

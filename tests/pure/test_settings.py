@@ -59,7 +59,10 @@ DEFAULTS: dict[str, Any] = {
     "HEARTBEAT_MIRROR_INTERVAL_SECONDS": 60,
     "VALKEY_ONLINE_MIRROR_SWEEP_SECONDS": 300,
     "HALO_LOG_LEVEL": "info",
-    "HALO_LOG_FORMAT": "json",
+    "HALO_LOG_FORMAT": "auto",
+    "HALO_FCM_CREDENTIALS": None,
+    "FCM_ENDPOINT": "https://fcm.googleapis.com",
+    "HALO_REFUND_URL": None,
 }
 
 
@@ -123,6 +126,7 @@ ACCEPTED: list[tuple[str, str, object]] = [
     ("HALO_VALKEY_URL", "rediss://:word@cache:6380/1", "rediss://:word@cache:6380/1"),
     ("HALO_VALKEY_URL", "unix:///run/valkey.sock", "unix:///run/valkey.sock"),
     ("HALO_VALKEY_URL", "redis+cluster://one:7000", "redis+cluster://one:7000"),
+    ("HALO_VALKEY_URL", "rediss+cluster://:word@one:7000", "rediss+cluster://:word@one:7000"),
     ("HALO_VALKEY_PREFIX", "{halo}:", "{halo}:"),
     (
         "HALO_ALLOWED_ORIGINS",
@@ -159,7 +163,15 @@ REFUSED: list[tuple[str, str]] = [
     *[("HALO_DATABASE_URL", given) for given in ("mysql://db/halo", "db", "postgresql://db:port/halo")],
     *[
         ("HALO_VALKEY_URL", given)
-        for given in ("valkey:6379", "http://valkey", "redis://", "unix://", "redis://v:port")
+        for given in (
+            "valkey:6379",
+            "http://valkey",
+            "redis://",
+            "unix://",
+            "redis://v:port",
+            "unix+cluster:///run/valkey",
+            "rediss+cluster://",
+        )
     ],
     *[("HALO_VALKEY_PREFIX", given) for given in ("a b", "x" * 65, "a\x00b")],
     ("HALO_DATA_DIR", "a\x00b"),
@@ -213,6 +225,14 @@ class TestSecrets:
         settings = read()
         assert (settings.admin_key, settings.admin_password) == (None, None)
 
+    def test_a_password_that_was_made_up_is_told_from_one_that_somebody_chose(self, tmp_path: Path) -> None:
+        environment = {"HALO_DATA_DIR": str(tmp_path / "data")}
+        assert Settings.read(environment, {}).admin_password_is_made_up
+        chosen = environment | {"HALO_ADMIN_PASSWORD": "open sesame"}
+        assert not Settings.read(chosen, {}).admin_password_is_made_up
+        assert not read().admin_password_is_made_up
+        assert not read({"HALO_ADMIN_PASSWORD": "open sesame"}).admin_password_is_made_up
+
     @pytest.mark.parametrize("absent", URLS)
     def test_are_made_up_once_when_a_store_is_embedded(self, tmp_path: Path, absent: str) -> None:
         environment = {"HALO_DATA_DIR": str(tmp_path / "data")} | {
@@ -249,7 +269,11 @@ class TestSecrets:
     def test_that_are_given_are_not_written_down(self, tmp_path: Path) -> None:
         settings = Settings.read(SECRETS | {"HALO_DATA_DIR": str(tmp_path)}, {})
         assert settings.token_secret == SECRETS["HALO_TOKEN_SECRET"]
-        assert sorted(file.name for file in (tmp_path / "secrets").iterdir()) == ["admin_key", "admin_password"]
+        assert sorted(file.name for file in (tmp_path / "secrets").iterdir()) == [
+            "admin_key",
+            "admin_password",
+            "refund_secret",
+        ]
 
     def test_that_cannot_be_kept_stop_the_start(self, tmp_path: Path) -> None:
         (tmp_path / "secrets" / "token_secret").mkdir(parents=True, mode=0o700)
@@ -319,3 +343,37 @@ class TestSecrets:
 
     def test_in_a_bad_url_are_not_shown(self) -> None:
         assert "word" not in refusal({"HALO_DATABASE_URL": "mysql://halo:word@db/halo"})
+
+
+class TestOutgoing:
+    @pytest.mark.parametrize("name", ["FCM_ENDPOINT", "HALO_REFUND_URL"])
+    @pytest.mark.parametrize(
+        "given",
+        [
+            "http://provider.example.com",
+            "ftp://127.0.0.1",
+            "https://",
+            "provider",
+            "https://a:b@c.example.com",
+            "https://a/#b",
+        ],
+    )
+    def test_nothing_leaves_in_the_clear_but_to_this_machine(self, name: str, given: str) -> None:
+        assert "https://" in refusal({name: given, "HALO_REFUND_SECRET": SECRETS["HALO_WEBHOOK_SECRET"]})
+
+    @pytest.mark.parametrize(
+        "given",
+        ["https://provider.example.com/refunds?of=halo", "http://127.0.0.1:9", "http://[::1]:9/", "http://localhost"],
+    )
+    def test_tls_and_loopback_are_taken_as_they_stand(self, given: str) -> None:
+        secret = SECRETS["HALO_WEBHOOK_SECRET"]
+        assert read({"HALO_REFUND_URL": given, "HALO_REFUND_SECRET": secret}).refund_url == given
+
+    def test_refunds_are_not_sent_unsigned(self) -> None:
+        assert "HALO_REFUND_SECRET" in refusal({"HALO_REFUND_URL": "https://provider.example.com"})
+
+    def test_neither_the_address_nor_the_secret_is_shown(self) -> None:
+        secret = SECRETS["HALO_WEBHOOK_SECRET"]
+        shown = repr(read({"HALO_REFUND_URL": "https://p.example.com/?key=of-ours", "HALO_REFUND_SECRET": secret}))
+        assert "of-ours" not in shown
+        assert secret not in shown

@@ -13,7 +13,7 @@ from halo.store.available import AvailableMitras
 from halo.store.available_twin import AvailableTwin
 from halo.store.mirror import Mirror
 from halo.store.mirror_keys import Keys
-from halo.store.mirror_twin import NO_MITRA, MirrorTwin
+from halo.store.mirror_twin import MirrorTwin
 from halo.store.postgres import Postgres, open_postgres
 from halo.store.valkey import Valkey, open_valkey
 from tests.store.rows import NOW, SetClock, add_customer, add_session, new_id
@@ -99,7 +99,7 @@ class House:
         (reply,) = await self.valkey.call(command)
         return reply
 
-    async def trusted(self, seconds: float = 5.0) -> float:
+    async def trusted(self, seconds: float = 30.0) -> float:
         return await until(lambda: self.mirror.trusted, seconds)
 
     async def in_valkey(self) -> dict[str, Any]:
@@ -136,11 +136,8 @@ class House:
         }
 
     async def rows(self) -> list[Any]:
-        twin, after, rows = MirrorTwin(self.db), NO_MITRA, []
-        while page := await twin.list_mitras_after(after):
-            rows += page
-            after = page[-1].mitra_id
-        return rows
+        mitras = await self.db.fetch_all("SELECT mitra_id FROM mitras ORDER BY mitra_id")
+        return list(await MirrorTwin(self.db).list_mitras_named([mitra.mitra_id for mitra in mitras]))
 
 
 @asynccontextmanager

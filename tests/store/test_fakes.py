@@ -17,7 +17,7 @@ from halo.actors.ports import MessageLog, MessageRow, MessageRows, SessionRows
 from halo.clock import Moment
 from halo.config import LiveConfig, TimeoutAction
 from halo.effects import Step
-from halo.errors import Refusal, StepOvertaken
+from halo.errors import CapacityExceeded, MitraDeactivated, OfferResolved, Refusal, StepOvertaken
 from halo.events import (
     DeadlineReached,
     DowntimeCredited,
@@ -27,19 +27,24 @@ from halo.events import (
     ExtensionAnswered,
     ExtensionCancelled,
     ExtensionRequested,
+    LostBy,
+    MitraAssigned,
+    MitraLost,
     PaymentConfirmed,
     PaymentFailed,
+    SearchFailed,
 )
+from halo.outbox import PUSH_PATIENCE_MS
 from halo.payment import Payment, PaymentStatus
 from halo.rules import open_session, step
-from halo.session import Extension, Party, Session, SessionStatus
+from halo.session import Extension, FailureCause, Party, Session, SessionStatus
 from halo.store.journal import Journal
 from halo.store.payments import Payments
 from halo.store.postgres import Postgres, open_postgres
 from halo.store.sessions import Sessions
-from tests.actors.fakes import THERE, FakeDatabase, FakeNode
+from tests.actors.fakes import THERE, FakeDatabase, FakeNode, MitraRow, OfferRow
 from tests.store.ground import CONFIG, a_held_session, lines, open_journal, open_session_row
-from tests.store.rows import NOW, SetClock, add_payment, new_id
+from tests.store.rows import NOW, SetClock, add_mitra, add_offer, add_payment, new_id
 
 SECOND = 1000
 PRESENT = frozenset({Party.MITRA})
@@ -56,7 +61,7 @@ class Ground:
     theirs: Rows
     log: MessageLog
 
-    async def open_chat(self, *, confirmed: bool = True) -> Session:
+    async def open_chat(self, *, confirmed: bool = True, mitra_id: str | None = None) -> Session:
         raise NotImplementedError
 
     async def pay(self, session: Session, status: str = "confirmed", *, for_session: bool = False) -> str:
@@ -66,6 +71,13 @@ class Ground:
         raise NotImplementedError
 
     async def find_payment(self, payment_request_id: str) -> Payment | None:
+        raise NotImplementedError
+
+    async def add_mitra(self, *, is_active: bool = True, max_sessions: int = 3) -> str:
+        raise NotImplementedError
+
+    async def offer(self, pairing_id: str, mitra_id: str, offer_id: str | None = None) -> str:
+        """An open offer of a search for another mitra."""
         raise NotImplementedError
 
     async def books(self) -> dict[str, Any]:
@@ -79,8 +91,9 @@ class RealGround(Ground):
         self.mine, self.theirs = Sessions(db, self.mine_id), Sessions(db, self.theirs_id)
         self.log = journal
 
-    async def open_chat(self, *, confirmed: bool = True) -> Session:
-        return (await open_session_row(self.db, self.mine_id, confirmed=confirmed)).session
+    async def open_chat(self, *, confirmed: bool = True, mitra_id: str | None = None) -> Session:
+        people: dict[str, Any] = {} if mitra_id is None else {"mitra_id": mitra_id}
+        return (await open_session_row(self.db, self.mine_id, confirmed=confirmed, **people)).session
 
     async def pay(self, session: Session, status: str = "confirmed", *, for_session: bool = False) -> str:
         of_session = session.session_id if for_session else None
@@ -95,6 +108,17 @@ class RealGround(Ground):
     async def find_payment(self, payment_request_id: str) -> Payment | None:
         return await Payments(self.db, SetClock()).find(payment_request_id)
 
+    async def add_mitra(self, *, is_active: bool = True, max_sessions: int = 3) -> str:
+        mitra_id = await add_mitra(self.db)
+        await self.db.execute(
+            "UPDATE mitras SET is_active = %(active)s, max_sessions = %(n)s WHERE mitra_id = %(id)s",
+            {"active": is_active, "n": max_sessions, "id": mitra_id},
+        )
+        return mitra_id
+
+    async def offer(self, pairing_id: str, mitra_id: str, offer_id: str | None = None) -> str:
+        return await add_offer(self.db, pairing_id, mitra_id)
+
     async def books(self) -> dict[str, Any]:
         async def table(sql: str, key: int = 1) -> dict[Any, Any]:
             rows = [tuple(row) for row in await self.db.fetch_all(sql)]
@@ -102,6 +126,10 @@ class RealGround(Ground):
 
         failures = await self.db.fetch_all("SELECT cause, extension_id FROM pairing_failures")
         return {
+            "searches": await table(
+                "SELECT pairing_id, rerouted_session_id, status, session_id, cause FROM pairings WHERE rerouted_session_id IS NOT NULL"
+            ),
+            "offers": await table("SELECT pairing_id, mitra_id, status FROM offers", 2),
             "payments": await table(
                 "SELECT payment_request_id, status, failure_cause, session_id FROM payment_requests"
             ),
@@ -130,8 +158,8 @@ class FakeGround(Ground):
         self.mine, self.theirs, self.log = mine, theirs, mine
         self.mine_id, self.theirs_id = mine.owner, theirs.owner
 
-    async def open_chat(self, *, confirmed: bool = True) -> Session:
-        customer_id, mitra_id = new_id(), new_id()
+    async def open_chat(self, *, confirmed: bool = True, mitra_id: str | None = None) -> Session:
+        customer_id, mitra_id = new_id(), mitra_id or new_id()
         payment_request_id = self.add_payment(customer_id, confirmed=confirmed)
         opened = open_session(
             a_held_session(customer_id, mitra_id, payment_request_id), NOW, CONFIG, confirmed=confirmed
@@ -158,9 +186,29 @@ class FakeGround(Ground):
     async def find_payment(self, payment_request_id: str) -> Payment | None:
         return self.database.find_payment(payment_request_id)
 
+    async def add_mitra(self, *, is_active: bool = True, max_sessions: int = 3) -> str:
+        mitra_id = new_id()
+        self.database.tables.mitras[mitra_id] = MitraRow(is_active, max_sessions)
+        return mitra_id
+
+    async def offer(self, pairing_id: str, mitra_id: str, offer_id: str | None = None) -> str:
+        search, offer_id = self.database.tables.searches[pairing_id], offer_id or new_id()
+        asked = replace(search, offers=(*search.offers, (offer_id, OfferRow(mitra_id))))
+        self.database.tables.searches[pairing_id] = asked
+        return offer_id
+
     async def books(self) -> dict[str, Any]:
         tables = self.database.tables
         return {
+            "searches": {
+                row.pairing_id: (row.rerouted_session_id, row.status, row.session_id, row.cause)
+                for row in tables.searches.values()
+            },
+            "offers": {
+                (row.pairing_id, offer.mitra_id): (offer.status,)
+                for row in tables.searches.values()
+                for _, offer in row.offers
+            },
             "payments": {
                 p.payment_request_id: (p.status, p.failure_cause, p.session_id) for p in tables.payments.values()
             },
@@ -249,8 +297,10 @@ async def test_an_accepted_extension_leaves_its_books(where: str | None) -> None
         extension_id, books = session.extension.extension_id, await ground.books()
         assert books["extensions"][extension_id] == ("pending", None, NOW + 120 * SECOND)
         assert books["payments"][payment] == ("confirmed", None, session.session_id)
+        news, asked_at = f"session:{session.session_id}:customer", NOW + 60 * SECOND
         assert books["pushes"] == {
-            f"extension:{extension_id}": (session.mitra_id, "extension_request", NOW + 90 * SECOND)
+            news: (session.customer_id, "session_started", NOW + PUSH_PATIENCE_MS),
+            f"extension:{extension_id}": (session.mitra_id, "extension_request", asked_at + PUSH_PATIENCE_MS),
         }
         found = await ground.find_payment(payment)
         assert found is not None
@@ -261,7 +311,9 @@ async def test_an_accepted_extension_leaves_its_books(where: str | None) -> None
         assert books["payments"][payment] == ("consumed", None, session.session_id)
         assert books["ledger"][payment] == (session.session_id, "extension", 5_000, 5)
         assert books["ledger"][session.payment_request_id] == (session.session_id, "session", 5_000, 5)
-        assert books["pushes"] == {}
+        assert {key: push[:2] for key, push in books["pushes"].items()} == {
+            news: (session.customer_id, "extension_accepted")
+        }
         assert [books["timeline"][session.session_id, version][2] for version in (1, 2, 3)] == [
             "mitra_accepted", "extension_requested", "extension_answered"
         ]  # fmt: skip
@@ -411,6 +463,120 @@ async def test_a_cancelled_request_frees_its_payment_for_the_same_session(where:
         assert session.status is SessionStatus.EXTENDING
 
 
+# ---- another mitra
+
+
+async def lose(ground: Ground, session: Session, at: Moment = NOW + 60 * SECOND) -> tuple[Session, str]:
+    """The session without its mitra, and the search that was opened with that."""
+    pairing_id = new_id()
+    lost = MitraLost(at=at, deadline_at=at + 100 * SECOND, cause=LostBy.TRANSFER, pairing_id=pairing_id)
+    return await take(ground, session, lost), pairing_id
+
+
+def takes_over(session: Session, mitra_id: str, pairing_id: str, offer_id: str) -> Step:
+    at = NOW + 80 * SECOND
+    return step(session, MitraAssigned(at=at, mitra_id=mitra_id, pairing_id=pairing_id, offer_id=offer_id))
+
+
+async def test_a_takeover_leaves_its_books(where: str | None) -> None:
+    async with open_ground(where) as ground:
+        session, pairing_id = await lose(ground, await ground.open_chat())
+        winner, loser = await ground.add_mitra(), await ground.add_mitra()
+        offer_id = await ground.offer(pairing_id, winner)
+        await ground.offer(pairing_id, loser)
+        books = await ground.books()
+        assert books["searches"] == {pairing_id: (session.session_id, "searching", None, None)}
+        await ground.mine.commit(session, takes_over(session, winner, pairing_id, offer_id), new_id(), PRESENT)
+        books = await ground.books()
+        assert books["searches"] == {pairing_id: (session.session_id, "matched", session.session_id, None)}
+        assert books["offers"] == {(pairing_id, winner): ("accepted",), (pairing_id, loser): ("taken",)}
+        assert books["failures"] == []
+        stored = await ground.mine.load(session.session_id)
+        assert stored is not None
+        assert (stored.session.mitra_id, stored.session.remaining_ms) == (winner, 240_000)
+
+
+@pytest.mark.parametrize(
+    ("case", "refusal"),
+    [
+        ("deactivated", MitraDeactivated),
+        ("full", CapacityExceeded),
+        ("another's offer", OfferResolved),
+        ("no offer", OfferResolved),
+        ("another session's search", OfferResolved),
+    ],
+)
+async def test_a_takeover_that_the_rows_refuse_writes_nothing(
+    where: str | None, case: str, refusal: type[Refusal]
+) -> None:
+    async with open_ground(where) as ground:
+        session, pairing_id = await lose(ground, await ground.open_chat())
+        _, other_pairing_id = await lose(ground, await ground.open_chat())
+        mitra_id = await ground.add_mitra(is_active=case != "deactivated", max_sessions=1)
+        if case == "full":
+            await ground.open_chat(mitra_id=mitra_id)
+        asked = await ground.add_mitra() if case == "another's offer" else mitra_id
+        searching = other_pairing_id if case == "another session's search" else pairing_id
+        offer_id = new_id() if case == "no offer" else await ground.offer(searching, asked)
+        books = await ground.books()
+        with pytest.raises(refusal):
+            await ground.mine.commit(session, takes_over(session, mitra_id, searching, offer_id), new_id(), PRESENT)
+        assert await ground.books() == books
+        stored = await ground.mine.load(session.session_id)
+        assert stored is not None
+        assert stored.session == session
+
+
+async def test_a_takeover_comes_too_late_for_a_second_mitra(where: str | None) -> None:
+    async with open_ground(where) as ground:
+        session, pairing_id = await lose(ground, await ground.open_chat())
+        winner, loser = await ground.add_mitra(), await ground.add_mitra()
+        first, second = await ground.offer(pairing_id, winner), await ground.offer(pairing_id, loser)
+        await ground.mine.commit(session, takes_over(session, winner, pairing_id, first), new_id(), PRESENT)
+        books = await ground.books()
+        with pytest.raises(OfferResolved):
+            await ground.mine.commit(session, takes_over(session, loser, pairing_id, second), new_id(), PRESENT)
+        assert await ground.books() == books
+
+
+@pytest.mark.parametrize(
+    ("by", "status", "cause", "refund"),
+    [
+        (None, "failed", "timed_out", True),
+        (EndedBy.CUSTOMER, "cancelled", "customer_cancelled", False),
+        (EndedBy.ADMIN, "failed", "session_ended", True),
+    ],
+)
+async def test_a_session_that_ends_while_it_waits_closes_its_search(
+    where: str | None, by: EndedBy | None, status: str, cause: str, refund: bool
+) -> None:
+    async with open_ground(where) as ground:
+        session, pairing_id = await lose(ground, await ground.open_chat())
+        mitra_id = await ground.add_mitra()
+        await ground.offer(pairing_id, mitra_id)
+        at = session.deadline_at or 0
+        await take(ground, session, DeadlineReached(at=at, config=CONFIG) if by is None else EndRequested(at=at, by=by))
+        books = await ground.books()
+        assert books["searches"] == {pairing_id: (session.session_id, status, None, cause)}
+        assert books["offers"] == {(pairing_id, mitra_id): ("cancelled",)}
+        assert books["failures"] == [(cause, "")]
+        assert ((session.payment_request_id, "time_left") in books["refunds"]) is refund
+
+
+async def test_a_session_that_waits_seeks_once(where: str | None) -> None:
+    async with open_ground(where) as ground:
+        active = await ground.open_chat()
+        waiting, _ = await lose(ground, active)
+        again = step(
+            active,
+            MitraLost(at=NOW + 61 * SECOND, deadline_at=NOW + 90 * SECOND, cause=LostBy.SILENT, pairing_id=new_id()),
+        )
+        await assert_overtaken(ground, ground.mine, active, again)
+        await assert_overtaken(
+            ground, ground.mine, waiting, replace(again, session=replace(again.session, version=waiting.version + 1))
+        )
+
+
 # ---- extensions and messages, to read and to write
 
 
@@ -492,7 +658,10 @@ async def test_random_histories_leave_the_same_books_in_both(database_url: str, 
             session, at = chats[place], NOW + number * rng.randint(1, 15) * SECOND
             if rng.random() < 0.4:
                 payments.append(await pay_both(real, fake, rng.choice(chats), rng))
-            event = random_event(rng, session, payments, at)
+            if session.status is SessionStatus.REROUTING:
+                event = await random_takeover(real, fake, rng, session, at)
+            else:
+                event = random_event(rng, session, payments, at)
             try:
                 decided = step(session, event)
             except Refusal:
@@ -554,6 +723,39 @@ def random_event(rng: random.Random, session: Session, payments: list[str], at: 
             DeadlineReached(at=due, config=config, reachability=rng.choice([THERE, None])),
             DowntimeCredited(at=at, downtime_ms=rng.randint(0, 9_000), not_before=at + 10_000),
             EndRequested(at=at, by=rng.choice(list(EndedBy))) if rng.random() < 0.3 else PaymentConfirmed(at=at),
+            MitraLost(at=at, deadline_at=at + 100 * SECOND, cause=rng.choice(list(LostBy)), pairing_id=new_id()),
+        ]
+    )
+
+
+async def random_takeover(
+    real: RealGround, fake: FakeGround, rng: random.Random, session: Session, at: Moment
+) -> Event:
+    """Somebody is asked and says yes, or else it ends, whoever is asked."""
+    search = fake.database.search(session.session_id)
+    mitras = fake.database.tables.mitras
+    if rng.random() < 0.4:
+        mitras[await real.add_mitra(max_sessions=1)] = MitraRow(max_sessions=1)
+    asked = {offer.mitra_id for _, offer in search.offers}
+    unasked = [mitra_id for mitra_id in mitras if mitra_id not in asked]
+    if unasked and rng.random() < 0.6:
+        mitra_id = rng.choice(unasked)
+        await fake.offer(search.pairing_id, mitra_id, await real.offer(search.pairing_id, mitra_id))
+    offers = fake.database.search(session.session_id).offers
+    offer_id, offer = rng.choice(offers) if offers else (new_id(), OfferRow(session.customer_id))
+    assigned = MitraAssigned(at=at, mitra_id=offer.mitra_id, pairing_id=search.pairing_id, offer_id=offer_id)
+    due = max(at, session.deadline_at or 0)
+    endings: list[Event] = [
+        DeadlineReached(at=due, config=CONFIG),
+        EndRequested(at=at, by=rng.choice(list(EndedBy))),
+        SearchFailed(at=at, pairing_id=search.pairing_id, cause=FailureCause.ALL_DECLINED),
+    ]
+    return rng.choice(
+        [
+            assigned if offers else DowntimeCredited(at=at, downtime_ms=1_000, not_before=at),
+            assigned if offers else DowntimeCredited(at=at, downtime_ms=1_000, not_before=at),
+            DowntimeCredited(at=at, downtime_ms=rng.randint(0, 9_000), not_before=at + 10_000),
+            rng.choice(endings),
         ]
     )
 
@@ -563,6 +765,8 @@ async def outcome(ground: Ground, session: Session, decided: Step) -> str:
         await ground.mine.commit(session, decided, new_id(), PRESENT)
     except StepOvertaken:
         return "overtaken"
+    except Refusal as refusal:
+        return refusal.code
     return "done"
 
 

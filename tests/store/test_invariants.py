@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from halo.clock import SystemClock
-from halo.events import DeadlineReached, EndedBy, EndRequested, ExtensionAnswered
+from halo.events import DeadlineReached, EndedBy, EndRequested, ExtensionAnswered, LostBy, MitraAssigned, MitraLost
 from halo.rules import RULES, step
 from halo.session import Party, Session, SessionStatus
 from halo.store.invariants import INVARIANTS, SHOWN_AT_MOST, find_violations
@@ -42,7 +42,8 @@ async def db(database_url: str) -> AsyncIterator[Postgres]:
 
 @pytest.fixture
 async def healthy(db: Postgres) -> Healthy:
-    """An active session with an accepted extension, one that waits, one that ended after a refusal, one in its grace, and a match."""
+    """An active session with an accepted extension, one that waits, one that ended after a refusal, one in its grace, and a match;
+    of another mitra one that she has taken over, and one that seeks a mitra after her."""
     owner, now = new_id(), SystemClock().now()
     await db.execute(
         "INSERT INTO nodes (node_id, started_at, alive_at) VALUES (%(id)s, now() - interval '1 hour', now() + interval '1 minute')",
@@ -86,6 +87,21 @@ async def healthy(db: Postgres) -> Healthy:
         {"session": active.session_id, "id": pairing},
     )
     await add_offer(db, pairing, mitra, "accepted")
+    heir = await add_mitra(db)
+
+    async def lost(session: Session) -> tuple[Session, str]:
+        search, at = new_id(), now + 200_000
+        event = MitraLost(at=at, deadline_at=at + 3_600_000, cause=LostBy.TRANSFER, pairing_id=search)
+        decided = step(session, event)
+        await rows.commit(session, decided, new_id(), NOBODY)
+        return decided.session, search
+
+    handed, search = await lost(await opened())
+    offer = await add_offer(db, search, heir)
+    taken = step(handed, MitraAssigned(at=now + 210_000, mitra_id=heir, pairing_id=search, offer_id=offer))
+    await rows.commit(handed, taken, new_id(), NOBODY)
+    of_heir = (await open_session_row(db, owner, at=now, customer_id=customer, mitra_id=heir)).session
+    rerouting, _ = await lost(of_heir)
     return Healthy(
         db,
         {
@@ -93,6 +109,7 @@ async def healthy(db: Postgres) -> Healthy:
             "waiting": waiting.session_id,
             "ended": ended.session_id,
             "closing": closing.session_id,
+            "rerouting": rerouting.session_id,
             "own_payment": active.payment_request_id,
             "customer": customer,
         },
@@ -217,6 +234,23 @@ BREAKS: dict[str, list[tuple[str, ...]]] = {
         ("UPDATE offers SET status = 'declined'",),
         ("UPDATE pairings SET status = 'failed', cause = 'timed_out', session_id = NULL",),
     ],
+    "reroute_has_one_search": [
+        ("UPDATE pairings SET rerouted_session_id = %(active)s WHERE rerouted_session_id = %(rerouting)s",),
+        (
+            "UPDATE pairings SET status = 'failed', cause = 'timed_out', resolved_at = now() - interval '1 minute' WHERE status = 'searching'",
+            "UPDATE chat_sessions SET updated_at = now() - interval '1 minute' WHERE session_id = %(rerouting)s",
+        ),
+        (
+            "DELETE FROM pairings WHERE rerouted_session_id = %(rerouting)s",
+            "UPDATE chat_sessions SET updated_at = now() - interval '1 minute' WHERE session_id = %(rerouting)s",
+        ),
+    ],
+    "search_has_a_keeper": [
+        (
+            """INSERT INTO pairings (pairing_id, customer_id, payment_request_id, deadline_at, created_at)
+               SELECT gen_random_uuid(), customer_id, payment_request_id, now(), now() FROM payment_requests WHERE status = 'confirmed' LIMIT 1""",
+        ),
+    ],
 }  # fmt: skip
 
 
@@ -241,6 +275,16 @@ async def test_what_is_broken_is_reported_by_its_own_query_and_by_no_other(
         await healthy.db.execute(statement, {k: v for k, v in healthy.ids.items() if f"%({k})s" in statement})
     _, violations = await find_violations(healthy.db)
     assert {violation.split(":")[0] for violation in violations} == {name}, violations
+
+
+async def test_a_search_that_has_just_failed_leaves_its_session_a_moment_to_end(healthy: Healthy) -> None:
+    await healthy.db.execute(
+        "UPDATE pairings SET status = 'failed', cause = 'timed_out', resolved_at = now() + interval '1 hour' WHERE status = 'searching'"
+    )
+    await healthy.db.execute(
+        "UPDATE chat_sessions SET updated_at = now() - interval '1 minute' WHERE status = 'rerouting'"
+    )
+    assert (await find_violations(healthy.db))[1] == []
 
 
 def test_every_query_has_its_break() -> None:

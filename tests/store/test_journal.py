@@ -138,7 +138,7 @@ async def test_a_connection_that_is_killed_fails_those_who_wait_and_service_goes
         assert killed is not None
         told = await all_at_once(journal, {id_: (1, lines(2, 2)) for id_ in sessions})
         assert set(told.values()) == {"StoreUnavailable"}
-        with trio.fail_after(5):
+        with trio.fail_after(10):
             while (await all_at_once(journal, {sessions[0]: (1, lines(2, 2))}))[sessions[0]] != "stored":
                 pass
     assert await seqs(db, sessions[0]) == [1, 2]
@@ -216,7 +216,7 @@ async def test_after_a_fault_of_our_own_nobody_is_left_waiting(db: Postgres, mon
     journal = Journal(db)
     with monkeypatch.context() as patch:
         patch.setattr(HotStatement, "execute", execute)
-        with trio.fail_after(5):
+        with trio.fail_after(10):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(append, journal, session_id, lines(1, 1), told)
                 with pytest.raises(Broken):

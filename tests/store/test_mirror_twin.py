@@ -9,10 +9,21 @@ import pytest
 import trio
 
 from halo.availability import Presence
+from halo.clock import rfc3339
 from halo.store.mirror import Mirror
 from halo.store.mirror_keys import Keys
-from halo.store.mirror_twin import NO_MITRA, PAGE, UNKNOWN, MirrorTwin, MitraRow
-from halo.store.postgres import Postgres, open_postgres
+from halo.store.mirror_twin import (
+    BEAT_WIDTH,
+    ID_WIDTH,
+    LAST_MITRA,
+    NO_BEAT,
+    NO_MITRA,
+    PAGE,
+    UNKNOWN,
+    MirrorTwin,
+    PackedPage,
+)
+from halo.store.postgres import Postgres, Transaction, open_postgres
 from halo.store.queries import Query
 from halo.store.valkey import open_valkey
 
@@ -86,21 +97,102 @@ async def test_pages_hold_every_mitra_once_with_the_living_sessions_counted(post
     busy = await add_mitra(postgres, version=7)
     for status in ("pending_payment", "rerouting", "closing", "ended"):
         await postgres.execute(ADD_SESSIONS, {"mitra_id": busy, "status": status})
-    await postgres.execute("INSERT INTO mitras (mitra_id) SELECT gen_random_uuid() FROM generate_series(1, 1500)")
+    await postgres.execute("INSERT INTO mitras (mitra_id) SELECT gen_random_uuid() FROM generate_series(1, 2500)")
+    pages = await pages_of(MirrorTwin(postgres))
+
+    assert [len(page.states.split("\n")) for page in pages] == [PAGE, 2501 - PAGE]
+    assert [page.after for page in pages] == [NO_MITRA, pages[0].last]
+    lines = [line.split(" ") for page in pages for line in page.states.split("\n")]
+    assert len({mitra_id for mitra_id, *_ in lines}) == 2501
+    assert {mitra_id: (int(count), int(version)) for mitra_id, _, count, version, _ in lines if mitra_id == busy} == {
+        busy: (3, 7)
+    }
+    assert {count for mitra_id, _, count, _, _ in lines if mitra_id != busy} == {"0"}
+    assert all(page.after < line[:ID_WIDTH] <= page.last for page in pages for line in page.states.split("\n"))
+
+
+async def test_a_packed_page_says_of_everybody_what_the_rows_say(postgres: Postgres) -> None:
+    """With moments whose milliseconds have zeros at either end, and every state that a mitra can be in."""
+    moments = (None, NOW, 1_795_464_900_000, 1_795_464_900_001, 1_795_464_900_100, 946_684_800_010)
+    who = [
+        await add_mitra(postgres, active=n % 5 != 0, online=n % 3 != 0, heartbeat_at=moments[n % 6], version=n)
+        for n in range(60)
+    ]
+    await postgres.execute("UPDATE mitras SET idle_since = at(%(at)s), max_sessions = 1", {"at": NOW})
+    for mitra_id in who[::4]:
+        await postgres.execute(ADD_SESSIONS, {"mitra_id": mitra_id, "status": "rerouting"})
     twin = MirrorTwin(postgres)
+    packed = {}
+    for page in await pages_of(twin):
+        for place, line in enumerate(page.states.split("\n")):
+            packed[line[:ID_WIDTH]] = (page.beats[place * BEAT_WIDTH : (place + 1) * BEAT_WIDTH], line)
 
-    rows: dict[str, MitraRow] = {}
-    sizes = []
-    after = NO_MITRA
-    while page := await twin.list_mitras_after(after):
-        after = page[-1].mitra_id
-        rows.update((row.mitra_id, row) for row in page)
-        sizes.append(len(page))
+    for row in await twin.list_mitras_named(who):
+        beat = " " * BEAT_WIDTH if row.heartbeat_at is None else rfc3339(row.heartbeat_at)
+        letter = "d" if not row.active else "o" if not row.online else "w" if row.has_room else "f"
+        line = f"{row.mitra_id} {letter} {row.capacity} {row.capacity_version} {row.idle_since}"
+        assert packed.pop(row.mitra_id) == (beat if letter in "wf" else NO_BEAT, line)
+    assert packed == {}
 
-    assert sizes == [PAGE, 1501 - PAGE]
-    assert len(rows) == 1501
-    assert (rows[busy].capacity, rows[busy].capacity_version, rows[busy].heartbeat_at) == (3, 7, NOW)
-    assert {row.capacity for mitra_id, row in rows.items() if mitra_id != busy} == {0}
+
+async def test_the_pages_between_two_ids_hold_who_came_meanwhile_as_well(postgres: Postgres) -> None:
+    first, last = await add_mitra(postgres, mitra_id=uuid_of(10)), await add_mitra(postgres, mitra_id=uuid_of(20))
+    twin = MirrorTwin(postgres)
+    await add_mitra(postgres, mitra_id=uuid_of(15))
+    page = await twin.find_page_between(first, last)
+    assert page is not None
+    assert {line[:ID_WIDTH] for line in page.states.split("\n")} == {uuid_of(15), uuid_of(20)}
+    assert await twin.find_page_between(last, LAST_MITRA) is None
+
+
+async def test_the_pages_that_were_written_since_are_known_by_their_places(postgres: Postgres) -> None:
+    """The row on which a page ends belongs to it, and not to the next. More may be named: what is open elsewhere in this server is
+    not ours to know."""
+    for n in range(1, 31):
+        await add_mitra(postgres, mitra_id=uuid_of(n))
+    begins, twin = [NO_MITRA, uuid_of(10), uuid_of(20)], MirrorTwin(postgres)
+    touch = "UPDATE mitras SET capacity_version = capacity_version + 1 WHERE mitra_id = %(id)s"
+    _, touched = await twin.list_touched(begins, None)
+    assert touched == []
+    for n, place in ((1, 0), (10, 0), (11, 1), (20, 1), (21, 2), (30, 2)):
+        since, _ = await twin.list_touched(begins, None)
+        await postgres.execute(touch, {"id": uuid_of(n)})
+        assert place in (await twin.list_touched(begins, since))[1]
+
+
+async def test_a_row_of_a_transaction_that_was_open_at_the_first_look_counts_as_written_since(
+    postgres: Postgres,
+) -> None:
+    """And one of its subtransactions too, which has a number of its own."""
+    for n in (5, 15, 25):
+        await add_mitra(postgres, mitra_id=uuid_of(n))
+    begins, twin = [NO_MITRA, uuid_of(10), uuid_of(20)], MirrorTwin(postgres)
+    looked: list[str] = []
+
+    async def write(tx: Transaction) -> None:
+        touch = "UPDATE mitras SET capacity_version = capacity_version + 1 WHERE mitra_id = %(id)s"
+        await tx.execute(touch, {"id": uuid_of(5)})
+        await tx.execute("SAVEPOINT within")
+        await tx.execute(touch, {"id": uuid_of(25)})
+        await tx.execute("RELEASE SAVEPOINT within")
+        since, touched = await twin.list_touched(begins, None)
+        assert touched == []
+        looked.append(since)
+
+    await postgres.transact(write)
+    assert {0, 2} <= set((await twin.list_touched(begins, looked[-1]))[1])
+
+
+def uuid_of(n: int) -> str:
+    return f"00000000-0000-4000-8000-{n:012d}"
+
+
+async def pages_of(twin: MirrorTwin) -> list[PackedPage]:
+    after, pages = NO_MITRA, []
+    while page := await twin.find_page_after(after):
+        after = page.last
+        pages.append(page)
+    return pages
 
 
 class FixedClock:

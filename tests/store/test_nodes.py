@@ -80,9 +80,9 @@ async def test_a_connection_that_is_killed_frees_the_lock_at_once_and_it_is_take
 
 
 async def test_a_gap_is_told_once_and_as_long_as_it_was(db: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "GAP_MS", 300)
+    monkeypatch.setattr(room, "GAP_MS", 1_000)
     monkeypatch.setattr(room, "BEAT_SECONDS", 0.01)
-    monkeypatch.setattr(room, "RECONNECT_SECONDS", 0.6)
+    monkeypatch.setattr(room, "RECONNECT_SECONDS", 1.2)
     gaps: list[tuple[int, int]] = []
     lease = NodeLease(db, SystemClock())
     await lease.open()
@@ -101,7 +101,7 @@ async def test_a_gap_is_told_once_and_as_long_as_it_was(db: Postgres, monkeypatc
         nursery.cancel_scope.cancel()
     assert len(gaps) == 1
     [(since, until)] = gaps
-    assert 600 <= until - since < 5_000
+    assert 1_200 <= until - since < 60_000
 
 
 async def test_the_credit_is_told_before_clocks_are_kept_again(db: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +139,7 @@ async def test_a_gap_stands_in_the_row_until_all_of_it_is_written_down(
         await until(db, "SELECT 1 FROM nodes WHERE alive_at > at(%(at)s) + interval '50 ms'", at=first.alive_at)
         again = await only(db, "SELECT gap_since FROM nodes")
         assert again.gap_since == first.gap_since
-        assert abs(first.gap_since - gaps[0][0]) < 50
+        assert abs(first.gap_since - gaps[0][0]) < 1_000
         owed = False
         await until(db, "SELECT 1 FROM nodes WHERE gap_since IS NULL")
         nursery.cancel_scope.cancel()
@@ -168,7 +168,7 @@ async def test_a_clock_that_was_set_or_a_machine_that_slept_is_a_gap(
         nursery.cancel_scope.cancel()
     since, until_ = gaps[0]
     assert until_ - since >= (60_000 if by_ms > 0 else 590)
-    assert until_ - since < 70_000
+    assert until_ - since < 120_000
     assert len(claims_errors) == 1  # and the skew is an alarm
 
 
@@ -194,7 +194,7 @@ async def test_a_lock_of_ours_that_a_dead_connection_holds_is_freed(
         nursery.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("by_ms", [3_600_000, -3_600_000, 2_500])
+@pytest.mark.parametrize("by_ms", [3_600_000, -3_600_000, 10_000])
 async def test_a_node_whose_clock_is_off_does_not_start(db: Postgres, by_ms: int) -> None:
     with pytest.raises(ClockSkewed, match="ms ahead of Postgres'"):
         await NodeLease(db, Skewed(by_ms)).open()

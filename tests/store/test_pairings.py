@@ -24,6 +24,7 @@ from halo.errors import (
     Refusal,
     StepOvertaken,
 )
+from halo.outbox import PUSH_PATIENCE_MS
 from halo.pairing import Opening, PairingStatus, Search, open_match
 from halo.payment import PaymentStatus
 from halo.store.nodes import LOCK_CLASS
@@ -268,13 +269,16 @@ class TestWaves:
         search = await house.search([])
         await house.wave(search, [present, absent], absent=(absent,))
         search = await house.pairings.load(search.pairing_id)
-        [push] = await house.db.fetch_all("SELECT * FROM outbox")
+        push, told = await house.db.fetch_all("SELECT * FROM outbox ORDER BY due_at")
+        assert (push.receipt, push.told_by) == (None, None)
+        assert (told.user_id, told.due_at) == (present, push.due_at + PUSH_PATIENCE_MS)
+        assert (told.receipt, told.told_by) == (f"offer:{offer_of(search, present)}", NODE)
         assert (push.kind, push.template, push.user_id, push.status) == ("push", "offer", absent, "due")
         assert push.collapse_key == f"offer:{offer_of(search, absent)}"
         assert push.expires_at == search.deadline_at
         assert push.payload == {"offer_id": offer_of(search, absent), "pairing_id": search.pairing_id}
         await house.accept_offer(search, present)
-        assert await house.count("outbox", "status = 'cancelled'") == 1
+        assert await house.count("outbox", "status = 'cancelled'") == 2
 
 
 class TestAccept:
@@ -390,7 +394,7 @@ class TestAccept:
         async def decline_under_the_lock(tx: Transaction) -> None:
             await tx.fetch_one("SELECT FROM mitras WHERE mitra_id = %(id)s FOR UPDATE", {"id": mitra_id})
             nursery.start_soon(accept)
-            with trio.fail_after(5):
+            with trio.fail_after(10):
                 while await house.count("pg_locks", "NOT granted") == 0:  # until the accept waits for this lock
                     await trio.sleep(0.01)
             await house.offers.decline(offer_of(search, mitra_id), mitra_id, CLOCK.now())
@@ -580,7 +584,7 @@ class TestTakingUp:
             )
             assert await successor.take_up(CLOCK.now()) == []
             assert await house.pairings.take_up(CLOCK.now(), {search.pairing_id}) == []
-        with trio.fail_after(5):
+        with trio.fail_after(10):
             while (
                 taken := await successor.take_up(CLOCK.now())
             ) == []:  # until the server has noticed that the connection is gone

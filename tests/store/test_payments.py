@@ -516,7 +516,7 @@ async def test_a_discount_confirmed_behind_another_waits_for_it_and_is_due_back(
         )
         await tx.execute(confirm, {"id": first.payment_request_id})
         nursery.start_soon(pay, payments, second)
-        with trio.fail_after(5):
+        with trio.fail_after(10):
             while not [row for row in await db.fetch_all(is_waiting) if row.n]:
                 await trio.sleep(0.005)
 

@@ -465,3 +465,24 @@ async def test_the_living_sessions_of_a_person_in_the_order_of_their_opening(db:
     assert await sessions.list_living_of(mitra) == [later.session.session_id]
     await sessions.commit(earlier.session, end(earlier.session), new_id(), NOBODY)
     assert await sessions.list_living_of(customer) == [later.session.session_id]
+
+
+async def test_of_a_deactivated_mitra_those_living_sessions_are_listed_that_seek_no_other(
+    db: Postgres, sessions: Sessions
+) -> None:
+    gone, stays = await add_mitra(db), await add_mitra(db)
+    expected = {
+        (await open_session_row(db, OWNER, mitra_id=gone, confirmed=paid)).session.session_id for paid in (True, False)
+    }
+    seeking = (await open_session_row(db, OWNER, mitra_id=gone)).session
+    await db.execute(
+        "UPDATE chat_sessions SET status = 'rerouting', running_since = NULL, expires_at = NULL WHERE session_id = %(id)s",
+        {"id": seeking.session_id},
+    )
+    over = (await open_session_row(db, OWNER, mitra_id=gone)).session
+    await sessions.commit(over, end(over), new_id(), NOBODY)
+    await open_session_row(db, new_id(), mitra_id=gone)
+    await open_session_row(db, OWNER, mitra_id=stays)
+    assert await sessions.list_without_active_mitra() == {}
+    await db.execute("UPDATE mitras SET is_active = false WHERE mitra_id = %(id)s", {"id": gone})
+    assert await sessions.list_without_active_mitra() == dict.fromkeys(expected, gone)

@@ -12,6 +12,7 @@ import trio
 
 from halo.actors.sweeps import AutoOffline, HeartbeatMirror
 from halo.clock import Moment, SystemClock, rfc3339
+from halo.errors import MitraOffline
 from halo.store.mirror import Mirror
 from halo.store.mirror_keys import Keys
 from halo.store.mitras import Mitras
@@ -23,7 +24,7 @@ from tests.store.rows import NOW, add_customer, add_mitra, add_session, count, n
 from tests.store.valkey_server import Server, until
 
 STALE_MS = 800
-CONVERGENCE_SECONDS = 5.0
+CONVERGENCE_SECONDS = 30.0
 KEYS = Keys()
 
 
@@ -132,10 +133,11 @@ class Node:
     db: Postgres
     valkey: Valkey
     mirror: Mirror
+    stale_ms: int
 
     def __post_init__(self) -> None:
         self.rows = SweepRows(self.db)
-        self.auto_offline = AutoOffline(self.mirror, self.rows, SystemClock(), STALE_MS)
+        self.auto_offline = AutoOffline(self.mirror, self.rows, SystemClock(), self.stale_ms)
         self.heartbeats = HeartbeatMirror(self.mirror, self.rows)
 
     async def trusted(self) -> None:
@@ -173,9 +175,9 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 @asynccontextmanager
-async def open_node(database_url: str, server: Server) -> AsyncIterator[Node]:
+async def open_node(database_url: str, server: Server, stale_ms: int = STALE_MS) -> AsyncIterator[Node]:
     async with open_postgres(database_url) as db, open_valkey(server.url) as valkey, trio.open_nursery() as nursery:
-        node = Node(db, valkey, Mirror(valkey, db, SystemClock(), STALE_MS))
+        node = Node(db, valkey, Mirror(valkey, db, SystemClock(), stale_ms), stale_ms)
         nursery.start_soon(node.mirror.serve)
         await node.trusted()
         yield node
@@ -259,43 +261,76 @@ async def restart_empty(node: Node, server: Server) -> None:
     server.start()
 
 
+@dataclass
+class Pings:
+    """Everybody pings a node all the time."""
+
+    stale_ms: int
+    longest_gap_ms: float = 0.0
+
+    async def go_on(self, node: Node, mitras: list[str], over: trio.Event) -> None:
+        last = trio.current_time()
+        while not over.is_set():
+            at = SystemClock().now()
+            async with trio.open_nursery() as nursery:
+                for mitra_id in mitras:
+                    nursery.start_soon(node.mirror.heartbeat, mitra_id, at)
+            self.longest_gap_ms = max(self.longest_gap_ms, (trio.current_time() - last) * 1000)
+            last = trio.current_time()
+            await trio.sleep(self.stale_ms / 8000)
+
+
+@pytest.mark.usefixtures("valkey_is_given_up_soon")
 @pytest.mark.parametrize("fault", [kill, hang, flush, restart_empty])
 async def test_an_outage_sets_nobody_offline_neither_while_it_lasts_nor_when_it_is_over(
-    database_url: str, server: Server, node: Node, fault: Callable[[Node, Server], Any]
+    database_url: str, server: Server, fault: Callable[[Node, Server], Any]
 ) -> None:
+    """Where the machine was too busy for anybody to ping that often, they were silent indeed: again, with a longer freshness."""
+    for stale_ms in (STALE_MS, 4 * STALE_MS, 16 * STALE_MS):
+        pings, done = Pings(stale_ms), False
+        try:
+            await outlive(database_url, server, fault, pings)
+            done = True
+        except* (AssertionError, MitraOffline):
+            if pings.longest_gap_ms < stale_ms / 4 or stale_ms == 16 * STALE_MS:
+                raise
+        if done:
+            return
+        server.kill()
+        server.start()
+
+
+async def outlive(database_url: str, server: Server, fault: Callable[[Node, Server], Any], pings: Pings) -> None:
     """Everybody pings another node all the time; Postgres' heartbeats are stale, since no mirror cycle runs here."""
-    mitras = await come_online(node, 9)
-    node.mirror.take_unmirrored()
-    over = trio.Event()
+    over, stale_ms = trio.Event(), pings.stale_ms
+    async with open_node(database_url, server, stale_ms) as node, open_node(database_url, server, stale_ms) as other:
+        await node.db.execute("UPDATE mitras SET is_online = false")
+        mitras = await come_online(node, 9)
+        node.mirror.take_unmirrored()
 
-    async def ping_for_ever(other: Node) -> None:
-        while not over.is_set():
-            await other.ping(*mitras)
-            await trio.sleep(STALE_MS / 8000)
+        async def sweep_for_ever() -> None:
+            while not over.is_set():
+                await node.try_sweep()
+                await trio.sleep(0.03)
 
-    async def sweep_for_ever() -> None:
-        while not over.is_set():
-            await node.try_sweep()
-            await trio.sleep(0.03)
-
-    async with open_node(database_url, server) as other, trio.open_nursery() as nursery:
-        nursery.start_soon(ping_for_ever, other)
-        await node.warm()
-        nursery.start_soon(sweep_for_ever)
-        await fault(node, server)
-        await trio.sleep(1.5 * STALE_MS / 1000)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pings.go_on, other, mitras, over)
+            await node.warm()
+            nursery.start_soon(sweep_for_ever)
+            await fault(node, server)
+            await trio.sleep(1.5 * stale_ms / 1000)
+            assert await online(node) == set(mitras)
+            if fault is kill:
+                server.start()
+            elif fault is hang:
+                server.send(signal.SIGCONT)
+            await node.trusted()
+            await node.warm()
+            await trio.sleep(stale_ms / 1000)
+            swept = await node.auto_offline.run()
+            assert (swept.rows, swept.waits_for, swept.found) == (0, None, {"online": 9, "stale": 0})
+            over.set()
         assert await online(node) == set(mitras)
-        if fault is kill:
-            server.start()
-        elif fault is hang:
-            server.send(signal.SIGCONT)
-        await node.trusted()
-        await node.warm()
-        await trio.sleep(STALE_MS / 1000)
-        swept = await node.auto_offline.run()
-        assert (swept.rows, swept.waits_for, swept.found) == (0, None, {"online": 9, "stale": 0})
-        over.set()
-    assert await online(node) == set(mitras)
 
 
 async def test_a_mirror_that_another_node_built_after_a_flush_is_not_believed_too_early(

@@ -10,9 +10,13 @@ import trio
 import trio.testing
 import trio_asyncio
 
+from halo.parsing import valkey_url
+from halo.store import valkey as room
+from halo.store.mirror_twin import PACE_SECONDS
 from halo.store.valkey import (
     CALL_SECONDS,
     FAILURES_TO_OPEN,
+    LINGER_SECONDS,
     ROUND_TRIP_SECONDS,
     Valkey,
     ValkeyUnavailable,
@@ -20,10 +24,15 @@ from halo.store.valkey import (
 )
 from halo.store.valkey_batch import VARIADIC_ITEMS, Variadic
 from halo.store.valkey_link import ValkeyUrlRefused, choose_link
-from tests.store.valkey_server import RETURN_LIMIT_SECONDS, Server, free_port, until
+from tests.store.valkey_server import RETURN_LIMIT_SECONDS, Server, start_on_tcp, until
 
-CALL_LIMIT_SECONDS = 0.4
-"""250 ms of the specification, and slack for two busy cores."""
+CALL_LIMIT_SECONDS = 2.0
+"""A hung server would hold a call for ever. That a call is given 250 ms at most is read from the constants, for a busy machine adds to it."""
+
+QUERY_SECONDS = 0.03
+"""For one question of the twin, of a millisecond on a quiet machine."""
+
+HASTY = pytest.mark.usefixtures("valkey_is_given_up_soon")
 
 
 @pytest.fixture
@@ -51,6 +60,12 @@ async def answered(valkey: Valkey) -> bool:
     except ValkeyUnavailable:
         return False
     return True
+
+
+def test_a_call_and_the_twin_after_it_fit_into_the_250_ms_of_the_specification() -> None:
+    """What else is needed: a batch under way, which the next one waits for, and the pace and the query of the twin."""
+    assert LINGER_SECONDS + ROUND_TRIP_SECONDS < CALL_SECONDS  # a call outlives a round trip that has just hung
+    assert CALL_SECONDS + PACE_SECONDS + QUERY_SECONDS <= 0.25
 
 
 async def test_commands_of_one_call_are_answered_in_order(server: Server) -> None:
@@ -180,7 +195,9 @@ async def test_a_killed_server_opens_the_breaker_and_its_return_is_noticed_withi
 
         assert max([await fails(valkey) for _ in range(FAILURES_TO_OPEN + 2)]) < CALL_LIMIT_SECONDS
         await until(lambda: valkey.breaker == "open")
-        assert max([await fails(valkey) for _ in range(100)]) < 0.05
+        round_trips = valkey.round_trips
+        assert max([await fails(valkey) for _ in range(100)]) < CALL_LIMIT_SECONDS
+        assert valkey.round_trips - round_trips < 10  # probes may go out meanwhile; nobody waits for them
         assert valkey.breaker_opened == 1
 
         server.start()
@@ -212,6 +229,7 @@ async def test_a_server_restarted_between_two_calls_is_a_new_generation_before_i
         assert valkey.generation == 2
 
 
+@HASTY
 async def test_no_call_to_a_hung_server_lasts_longer_than_its_budget_and_the_breaker_opens(server: Server) -> None:
     took: list[float] = []
 
@@ -233,7 +251,10 @@ async def test_no_call_to_a_hung_server_lasts_longer_than_its_budget_and_the_bre
         assert valkey.generation == 2
 
 
-async def test_a_caller_who_waits_behind_a_hung_round_trip_keeps_to_its_own_budget(server: Server) -> None:
+async def test_a_caller_who_waits_behind_a_hung_round_trip_keeps_to_its_own_budget(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "CALL_SECONDS", CALL_SECONDS)  # and the round trip would go on for much longer
     async with open_valkey(server.url) as valkey, trio.open_nursery() as nursery:
         before = valkey.round_trips
         server.send(signal.SIGSTOP)
@@ -243,7 +264,10 @@ async def test_a_caller_who_waits_behind_a_hung_round_trip_keeps_to_its_own_budg
             await valkey.call(("GET", "x"))
 
 
-async def test_those_who_wait_when_the_breaker_opens_are_told_at_once(server: Server) -> None:
+async def test_those_who_wait_when_the_breaker_opens_are_told_at_once(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "ROUND_TRIP_SECONDS", ROUND_TRIP_SECONDS)  # and the call would wait for much longer
     async with open_valkey(server.url) as valkey:
         server.send(signal.SIGSTOP)
         await until(lambda: valkey.round_trips_failed == FAILURES_TO_OPEN - 1)
@@ -276,6 +300,7 @@ async def test_only_one_probe_at_a_time_asks_for_a_server_that_is_away(server: S
         assert 1 <= valkey.round_trips - before <= 3
 
 
+@HASTY
 @pytest.mark.parametrize("fault", [signal.SIGSTOP, signal.SIGKILL])
 async def test_closing_does_not_wait_for_a_server_that_is_gone(server: Server, fault: signal.Signals) -> None:
     async with trio.open_nursery() as nursery:
@@ -298,7 +323,8 @@ async def swallow(valkey: Valkey, command: tuple[Any, ...]) -> None:
 async def test_a_call_after_closing_fails_at_once(server: Server) -> None:
     async with open_valkey(server.url) as valkey:
         pass
-    assert await fails(valkey) < 0.05
+    assert await fails(valkey) < CALL_LIMIT_SECONDS
+    assert valkey.round_trips == 1  # its own, when it was opened
 
 
 async def test_opening_without_a_server_succeeds_and_finds_it_when_it_comes(tmp_path: Path) -> None:
@@ -327,10 +353,8 @@ async def test_a_password_that_is_wrong_counts_as_away(server: Server) -> None:
         assert await answered(valkey)
 
 
-async def test_a_cluster_is_reached_through_its_own_scheme(tmp_path: Path) -> None:
-    port = free_port()
-    server = Server(tmp_path, "--port", str(port), "--bind", "127.0.0.1", "--cluster-enabled", "yes")
-    server.start()
+async def test_a_cluster_is_reached_through_its_own_scheme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server, port = start_on_tcp(tmp_path, "--cluster-enabled", "yes")
     try:
         async with open_valkey(server.url) as direct:
             await direct.call(("CLUSTER", "ADDSLOTSRANGE", 0, 16383))
@@ -342,6 +366,7 @@ async def test_a_cluster_is_reached_through_its_own_scheme(tmp_path: Path) -> No
                 b"OK",
                 [b"1", None],
             ]
+            monkeypatch.undo()  # of the patience with a healthy one
             server.kill()
             assert await fails(valkey) < CALL_LIMIT_SECONDS
             await until(lambda: valkey.breaker == "open")
@@ -355,6 +380,22 @@ async def test_an_unknown_url_is_refused_in_a_sentence(url: str) -> None:
     with pytest.raises(ValkeyUrlRefused, match="HALO_VALKEY_URL must begin with"):
         async with open_valkey(url):
             raise AssertionError("opened")
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://v", "rediss://:word@v:6380/1", "unix:///run/v", "redis+cluster://v:1", "rediss+cluster://u:p@v:1"]
+)
+def test_every_url_that_the_settings_take_makes_a_link(url: str) -> None:
+    assert valkey_url(url) == url
+    assert callable(choose_link(url, "{halo}:"))
+
+
+@pytest.mark.parametrize("url", ["valkey://v", "http://v", "unix+cluster:///run/v", "tls+cluster://v"])
+def test_no_url_that_makes_no_link_is_taken_by_the_settings(url: str) -> None:
+    with pytest.raises(ValueError, match=r"rediss\+cluster://"):
+        valkey_url(url)
+    with pytest.raises(ValkeyUrlRefused):
+        choose_link(url, "{halo}:")
 
 
 @pytest.mark.parametrize("prefix", ["", "halo:", "{}:"])

@@ -1,7 +1,10 @@
 """Customers see how many mitras are available, on the socket as by HTTP, and pairing finds the same ones."""
 
+import pytest
 import trio
 
+from halo.net import beacon
+from halo.store import available
 from tests.whole.house import PATIENCE_SECONDS, House, Person, open_house
 from tests.whole.wire import Wire, open_wire
 
@@ -21,7 +24,13 @@ async def counted(house: House, customer: Person, available: int) -> None:
             await trio.sleep(0.05)
 
 
-async def test_the_beacon_follows_who_comes_goes_and_is_full(database_url: str, valkey_url: str) -> None:
+async def test_the_beacon_follows_who_comes_goes_and_is_full(
+    database_url: str, valkey_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a tenth of the pauses, which `tests/net/test_beacon.py` proves on a clock of its own."""
+    monkeypatch.setattr(beacon, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(beacon, "QUIET_SECONDS", 0.2)
+    monkeypatch.setattr(available, "RECOUNT_MS", 200)
     async with open_house(database_url, valkey_url) as house:
         await house.settle()
         customer, mitra, other = [await house.admit(kind) for kind in ("customer", "mitra", "mitra")]

@@ -27,7 +27,8 @@ def test_a_check_names_what_is_out_of_date_and_writes_nothing(
     before = (repository / "README.md").read_text("utf-8")
     assert main(["--check"], repository) == 1
     said = capsys.readouterr().out.splitlines()
-    assert said == ["README.md: out of date", "docs/openapi.json: out of date", "docs/asyncapi.json: out of date"]
+    files = ("README.md", "docs/openapi.json", "docs/asyncapi.json", "docs/grafana-dashboard.json")
+    assert said == [f"{file}: out of date" for file in files]
     assert (repository / "README.md").read_text("utf-8") == before
     assert not (repository / "docs").exists()
 

@@ -10,7 +10,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import trio
 
@@ -78,15 +78,17 @@ class Wire:
 
     async def receive_frame(self) -> tuple[int, bytes]:
         """The next frame as it is; raises EOFError at the end, trio.BrokenResourceError at a reset."""
-        head = await self._take(2)
+        head = await self._look(2)
         assert head[0] & 0x70 == 0, "no reserved bit is ever set: no extension was agreed upon"
         assert head[1] & 0x80 == 0, "a server does not mask"
-        length = head[1]
+        at, length = 2, head[1]
         if length == 126:
-            length = struct.unpack("!H", await self._take(2))[0]
+            at, length = 4, struct.unpack("!H", (await self._look(4))[2:4])[0]
         elif length == 127:
-            length = struct.unpack("!Q", await self._take(8))[0]
-        return head[0] & 0x0F, await self._take(length)
+            at, length = 10, struct.unpack("!Q", (await self._look(10))[2:10])[0]
+        payload = (await self._look(at + length))[at : at + length]
+        del self._buffer[: at + length]  # only now: whoever is cancelled before has taken nothing
+        return head[0] & 0x0F, payload
 
     async def receive(self, seconds: float = PATIENCE_SECONDS) -> dict[str, Any]:
         """The next text frame, decoded. Pings are answered on the way. Raises Closed, and what `receive_frame` raises."""
@@ -108,6 +110,11 @@ class Wire:
                     raise Closed(struct.unpack("!H", payload[:2])[0])
                 else:
                     assert opcode == PONG, f"opcode {opcode}: {payload!r}"
+
+    async def heed(self) -> NoReturn:
+        """Read on and keep what comes, until cancelled: a server takes who reads nothing for dead."""
+        while True:
+            self._passed.append(await self._receive(PATIENCE_SECONDS * 10))
 
     async def expect(self, type_: str, seconds: float = PATIENCE_SECONDS) -> dict[str, Any]:
         """The next frame of this type; what comes before it is passed over."""
@@ -149,15 +156,14 @@ class Wire:
         self._stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self._stream.socket.close()
 
-    async def _take(self, size: int) -> bytes:
+    async def _look(self, size: int) -> bytes:
+        """The next bytes, which stay where they are."""
         while len(self._buffer) < size:
             more = await self._stream.receive_some(65_536)
             if not more:
                 raise EOFError
             self._buffer += more
-        taken = bytes(self._buffer[:size])
-        del self._buffer[:size]
-        return taken
+        return bytes(self._buffer[:size])
 
 
 @asynccontextmanager

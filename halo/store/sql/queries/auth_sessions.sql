@@ -22,12 +22,17 @@ ON CONFLICT (mitra_id) DO UPDATE SET
     max_sessions = coalesce(%(max_sessions)s::integer, mitras.max_sessions)
 RETURNING is_active
 
+-- name: release_push_token
+-- A phone belongs to whoever signed in on it last: what is for others must not appear on it.
+UPDATE auth_sessions SET push_token = NULL WHERE push_token = %(push_token)s AND user_id <> %(user_id)s
+
 -- name: open
 -- The same auth_session_id again is a repeat whose first answer was lost: its refresh token gives way to this one.
-INSERT INTO auth_sessions (auth_session_id, user_type, user_id, refresh_token_hash, push_token, created_at, refreshed_at, expires_at)
-VALUES (%(auth_session_id)s, %(user_type)s, %(user_id)s, %(refresh_token_hash)s, %(push_token)s, at(%(at)s), at(%(at)s), at(%(expires_at)s))
+INSERT INTO auth_sessions (auth_session_id, user_type, user_id, refresh_token_hash, push_token, locale, created_at, refreshed_at, expires_at)
+VALUES (%(auth_session_id)s, %(user_type)s, %(user_id)s, %(refresh_token_hash)s, %(push_token)s, %(locale)s, at(%(at)s), at(%(at)s), at(%(expires_at)s))
 ON CONFLICT (auth_session_id) DO UPDATE SET
-    refresh_token_hash = EXCLUDED.refresh_token_hash, push_token = EXCLUDED.push_token, expires_at = EXCLUDED.expires_at
+    refresh_token_hash = EXCLUDED.refresh_token_hash, push_token = EXCLUDED.push_token, locale = EXCLUDED.locale,
+    expires_at = EXCLUDED.expires_at
 WHERE auth_sessions.user_id = EXCLUDED.user_id AND auth_sessions.revoked_at IS NULL
 RETURNING auth_session_id
 

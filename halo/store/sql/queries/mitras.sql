@@ -35,8 +35,9 @@ quiet AS (
     WHERE status = 'due' AND collapse_key IN (SELECT 'offer:' || offer_id FROM rescinded))
 SELECT offer_id, pairing_id FROM rescinded
 
--- name: list_living_sessions
-SELECT session_id FROM chat_sessions WHERE mitra_id = %(mitra_id)s AND status <> 'ended' ORDER BY created_at
+-- name: list_sessions_to_end
+-- Not those in `rerouting`: the customer waits for another mitra already.
+SELECT session_id FROM chat_sessions WHERE mitra_id = %(mitra_id)s AND status NOT IN ('ended', 'rerouting') ORDER BY created_at
 
 -- name: audit
 INSERT INTO operator_actions (operator, action, subject, details, at)
@@ -52,10 +53,3 @@ WHERE m.mitra_id > %(after)s
                               WHEN 'deactivated' THEN NOT m.is_active
                               ELSE true END
 ORDER BY m.mitra_id LIMIT %(limit)s
-
--- name: count_mitras
-SELECT count(*) AS total,
-       count(*) FILTER (WHERE is_active AND is_online) AS online,
-       count(*) FILTER (WHERE is_active AND NOT is_online) AS offline,
-       count(*) FILTER (WHERE NOT is_active) AS deactivated
-FROM mitras

@@ -2,7 +2,7 @@
 
 -- name: find_offer
 -- With the session that this offer has become, where its mitra was the first.
-SELECT o.pairing_id, o.status, s.payment_request_id, c.session_id, c.status AS session_status
+SELECT o.pairing_id, o.status, s.payment_request_id, s.rerouted_session_id, c.session_id, c.status AS session_status
 FROM offers o
 JOIN pairings s ON s.pairing_id = o.pairing_id
 LEFT JOIN chat_sessions c ON c.session_id = s.session_id AND c.mitra_id = o.mitra_id AND o.status = 'accepted'
@@ -10,11 +10,6 @@ WHERE o.offer_id = %(offer_id)s AND o.mitra_id = %(mitra_id)s
 
 -- name: lock_mitra
 SELECT is_active FROM mitras WHERE mitra_id = %(mitra_id)s FOR NO KEY UPDATE
-
--- name: count_living
--- A statement of its own, after the lock: its snapshot sees the session of whoever held the lock before.
-SELECT m.max_sessions, (SELECT count(*) FROM chat_sessions s WHERE s.mitra_id = m.mitra_id AND s.status <> 'ended') AS living
-FROM mitras m WHERE m.mitra_id = %(mitra_id)s
 
 -- name: win
 -- The one conditional statement: the offer was open and the search still searching, or nothing at all happens.
@@ -29,7 +24,7 @@ matched AS (
 paid AS (
     UPDATE payment_requests p SET session_id = %(session_id)s
     FROM matched WHERE p.payment_request_id = matched.payment_request_id)
-UPDATE mitras SET capacity_version = capacity_version + 1, idle_since = at(%(at)s)
+UPDATE mitras SET capacity_version = capacity_version + 1, idle_since = greatest(idle_since, at(%(at)s))
 FROM matched WHERE mitra_id = %(mitra_id)s
 
 -- name: resolve_own_push
@@ -40,10 +35,14 @@ UPDATE offers SET status = 'declined', resolved_at = at(%(at)s)
 WHERE offer_id = %(offer_id)s AND mitra_id = %(mitra_id)s AND status = 'open'
 
 -- name: list_open_offers
-SELECT o.offer_id, o.pairing_id, o.deadline_at, s.topic_sensitivity, p.duration_minutes, p.amount, p.currency
+-- For a session that lost its mitra, what is left of it: the minutes, and what they are worth.
+SELECT o.offer_id, o.pairing_id, o.deadline_at, s.topic_sensitivity,
+       coalesce(((c.remaining_ms + c.minute_ms - 1) / c.minute_ms)::integer, p.duration_minutes) AS duration_minutes,
+       coalesce(div(c.paid_amount::numeric * c.remaining_ms + c.paid_ms - 1, nullif(c.paid_ms, 0))::bigint, p.amount) AS amount, p.currency
 FROM offers o
 JOIN pairings s ON s.pairing_id = o.pairing_id
 JOIN payment_requests p ON p.payment_request_id = s.payment_request_id
+LEFT JOIN chat_sessions c ON c.session_id = s.rerouted_session_id
 WHERE o.mitra_id = %(mitra_id)s AND o.status = 'open' AND s.status = 'searching'
 ORDER BY o.created_at, o.offer_id
 

@@ -1,30 +1,24 @@
 -- What operators read. Pages go newest first and continue after the row that the cursor names, so that rows which arrive meanwhile
 -- shift nothing; a cursor that names no row gives an empty page.
 
--- name: count_sessions
-SELECT status, count(*) AS count FROM chat_sessions
-WHERE status <> 'ended' OR created_at > at(%(now)s) - interval '24 hours'
-GROUP BY status
-
--- name: count_mitras
+-- name: load_overview
+-- All counts by one statement, from one snapshot. The living and the ended are counted apart, because only so each has an index.
+-- Who is online and who is available, `halo/store/available.py` says, as pairing and beacon see it.
 SELECT
-    count(*) AS total,
-    count(*) FILTER (WHERE is_online AND is_active) AS online,
-    count(*) FILTER (WHERE NOT is_active) AS deactivated,
-    count(*) FILTER (
-        WHERE is_online AND is_active AND last_heartbeat_at >= at(%(fresh_since)s)
-          AND (SELECT count(*) FROM chat_sessions s WHERE s.mitra_id = mitras.mitra_id AND s.status <> 'ended') < max_sessions
-    ) AS available
-FROM mitras
-
--- name: count_searches
-SELECT count(*) AS count FROM pairings WHERE status = 'searching'
-
--- name: count_failures
-SELECT cause, count(*) AS count FROM pairing_failures WHERE at > at(%(now)s) - interval '24 hours' GROUP BY cause ORDER BY cause
-
--- name: sum_refunds_due
-SELECT currency, sum(amount)::bigint AS amount FROM refunds WHERE status = 'due' GROUP BY currency ORDER BY currency
+    (SELECT coalesce(jsonb_object_agg(status, count), '{}') FROM (
+        SELECT status, count(*) AS count FROM chat_sessions WHERE status <> 'ended' GROUP BY status
+        UNION ALL
+        SELECT status, count(*) FROM chat_sessions WHERE status = 'ended' AND created_at > at(%(now)s) - interval '24 hours' GROUP BY status
+    ) s) AS sessions,
+    m.total AS mitras_total, m.deactivated AS mitras_deactivated,
+    (SELECT count(*) FROM pairings WHERE status = 'searching') AS pairings_searching,
+    (SELECT coalesce(jsonb_object_agg(cause, count ORDER BY cause), '{}') FROM (
+        SELECT cause, count(*) AS count FROM pairing_failures WHERE at > at(%(now)s) - interval '24 hours' GROUP BY cause
+    ) f) AS pairing_failures_24h,
+    (SELECT coalesce(jsonb_object_agg(currency, amount), '{}') FROM (
+        SELECT currency, sum(amount)::bigint AS amount FROM refunds WHERE status = 'due' GROUP BY currency
+    ) r) AS refunds_due
+FROM (SELECT count(*) AS total, count(*) FILTER (WHERE NOT is_active) AS deactivated FROM mitras) m
 
 -- name: list_sessions
 SELECT session_id, status, end_reason, customer_id, mitra_id, topic_sensitivity, duration_minutes, paid_amount, currency, created_at,

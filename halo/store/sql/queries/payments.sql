@@ -86,8 +86,9 @@ due AS (
     ON CONFLICT (payment_request_id, kind) DO NOTHING
     RETURNING refund_id, customer_id, session_id),
 told AS (
-    INSERT INTO outbox (kind, user_id, session_id, template, payload, collapse_key, due_at)
-    SELECT 'refund', customer_id, session_id, 'refund_due', jsonb_build_object('refund_id', refund_id), 'refund:' || refund_id, at(%(at)s)
+    INSERT INTO outbox (kind, user_id, session_id, template, payload, collapse_key, due_at, traceparent)
+    SELECT 'refund', customer_id, session_id, 'refund_due', jsonb_build_object('refund_id', refund_id), 'refund:' || refund_id, at(%(at)s),
+           %(traceparent)s::text
     FROM due)
 SELECT payment_request_id FROM arrived
 
@@ -106,8 +107,9 @@ due AS (
     ON CONFLICT (payment_request_id, kind) DO NOTHING
     RETURNING refund_id, customer_id, session_id),
 told AS (
-    INSERT INTO outbox (kind, user_id, session_id, template, payload, collapse_key, due_at)
-    SELECT 'refund', customer_id, session_id, 'refund_due', jsonb_build_object('refund_id', refund_id), 'refund:' || refund_id, at(%(at)s)
+    INSERT INTO outbox (kind, user_id, session_id, template, payload, collapse_key, due_at, traceparent)
+    SELECT 'refund', customer_id, session_id, 'refund_due', jsonb_build_object('refund_id', refund_id), 'refund:' || refund_id, at(%(at)s),
+           %(traceparent)s::text
     FROM due)
 SELECT payment_request_id FROM failed
 
@@ -124,8 +126,9 @@ due AS (
     ON CONFLICT (payment_request_id, kind) DO NOTHING
     RETURNING refund_id, customer_id, session_id),
 told AS (
-    INSERT INTO outbox (kind, user_id, session_id, template, payload, collapse_key, due_at)
-    SELECT 'refund', customer_id, session_id, 'refund_due', jsonb_build_object('refund_id', refund_id), 'refund:' || refund_id, at(%(at)s)
+    INSERT INTO outbox (kind, user_id, session_id, template, payload, collapse_key, due_at, traceparent)
+    SELECT 'refund', customer_id, session_id, 'refund_due', jsonb_build_object('refund_id', refund_id), 'refund:' || refund_id, at(%(at)s),
+           %(traceparent)s::text
     FROM due)
 SELECT payment_request_id FROM failed
 

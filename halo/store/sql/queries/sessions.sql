@@ -39,8 +39,9 @@ SELECT session_id, epoch, updated_at AS last_kept_at FROM chat_sessions WHERE ow
 SELECT session_id FROM chat_sessions WHERE (customer_id = %(user_id)s OR mitra_id = %(user_id)s) AND status <> 'ended' ORDER BY created_at
 
 -- name: list_without_active_mitra
-SELECT s.session_id FROM mitras m JOIN chat_sessions s ON s.mitra_id = m.mitra_id
-WHERE s.status <> 'ended' AND s.owner = %(owner)s AND NOT m.is_active
+-- Not those in `rerouting`: the customer waits for another mitra already, and must not lose the search with the one who is gone.
+SELECT s.session_id, s.mitra_id FROM mitras m JOIN chat_sessions s ON s.mitra_id = m.mitra_id
+WHERE s.status NOT IN ('ended', 'rerouting') AND s.owner = %(owner)s AND NOT m.is_active
 
 -- name: load_extension
 SELECT * FROM session_extensions WHERE extension_id = %(extension_id)s AND session_id = %(session_id)s

@@ -12,7 +12,7 @@ VALUES (
 
 -- name: step_session
 UPDATE chat_sessions SET
-    mitra_id = %(mitra_id)s, status = %(status)s, end_reason = %(end_reason)s, duration_minutes = %(duration_minutes)s,
+    mitra_id = %(mitra_id)s, former_mitra_ids = %(former_mitra_ids)s::uuid[], status = %(status)s, end_reason = %(end_reason)s, duration_minutes = %(duration_minutes)s,
     paid_amount = %(paid_amount)s, started_at = at(%(started_at)s), running_since = at(%(running_since)s), expires_at = at(%(expires_at)s),
     deadline_at = at(%(deadline_at)s), ended_at = CASE WHEN %(status)s = 'ended' THEN at(%(at)s) END, paid_ms = %(paid_ms)s,
     served_ms = %(served_ms)s, refunded_ms = %(refunded_ms)s, forfeited_ms = %(forfeited_ms)s, remaining_ms = %(remaining_ms)s,
@@ -59,8 +59,9 @@ WITH refund AS (
     SELECT payment_request_id, %(session_id)s, customer_id, 'time_left', %(cause)s, %(amount)s, %(currency)s, %(refunded_ms)s, at(%(at)s)
     FROM payment_requests WHERE payment_request_id = %(payment_request_id)s
     RETURNING refund_id, customer_id)
-INSERT INTO outbox (kind, user_id, session_id, template, payload, collapse_key, due_at)
-SELECT 'refund', customer_id, %(session_id)s, 'refund_due', jsonb_build_object('refund_id', refund_id), 'refund:' || refund_id, at(%(at)s)
+INSERT INTO outbox (kind, user_id, session_id, template, payload, collapse_key, due_at, traceparent)
+SELECT 'refund', customer_id, %(session_id)s, 'refund_due', jsonb_build_object('refund_id', refund_id), 'refund:' || refund_id, at(%(at)s),
+       %(traceparent)s::text
 FROM refund
 
 -- name: insert_failure
@@ -68,8 +69,13 @@ INSERT INTO pairing_failures (cause, session_id, extension_id, customer_id, mitr
 VALUES (%(cause)s, %(session_id)s, %(extension_id)s, %(customer_id)s, %(mitra_id)s, %(evidence)s, at(%(at)s))
 
 -- name: insert_push
-INSERT INTO outbox (kind, user_id, session_id, template, payload, collapse_key, due_at, expires_at)
-VALUES ('push', %(user_id)s, %(session_id)s, %(template)s, %(payload)s, %(collapse_key)s, at(%(due_at)s), at(%(expires_at)s))
+-- The newest of one key wins.
+WITH superseded AS (
+    UPDATE outbox SET status = 'cancelled', last_error = 'superseded', finished_at = at(%(at)s)
+    WHERE collapse_key = %(collapse_key)s AND status = 'due')
+INSERT INTO outbox (kind, user_id, session_id, template, payload, collapse_key, due_at, expires_at, receipt, told_by, traceparent)
+VALUES ('push', %(user_id)s, %(session_id)s, %(template)s, %(payload)s, %(collapse_key)s, at(%(due_at)s), at(%(expires_at)s),
+        %(receipt)s, %(told_by)s, %(traceparent)s)
 
 -- name: credit_sessions
 -- Many credits in one statement, guarded like any step: a restart may owe ten thousand sessions their downtime.

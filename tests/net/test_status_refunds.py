@@ -1,0 +1,42 @@
+"""Refunds and dead letters on the status page."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from halo.oversight import OperatedRefunds
+from tests.net.status_rows import an_id, fill, refund
+from tests.net.status_site import Site, open_site, told
+
+
+@pytest.fixture
+async def site(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
+    async with open_site(monkeypatch) as opened:
+        yield opened
+
+
+async def test_refunds_are_summed_and_listed_with_why(site: Site) -> None:
+    fill(site.house, text="ended_by_mitra")
+    operator = await site.signed_in()
+    page = told(await operator.get("/refunds?status=due"))
+    assert "due IDR 2 IDR 10 000" in page
+    assert "ended by mitra, 1 min 00 s left" in page
+    assert "HALO_REFUND_URL" in page
+    assert ("due", 50, None) in site.house.operators.asked
+
+
+async def test_the_next_page_of_refunds_keeps_the_filter(site: Site) -> None:
+    site.house.operators.refunds = OperatedRefunds(refunds=(refund(1, "x"),), next_cursor=an_id(1))
+    page = (await (await site.signed_in()).get("/refunds?status=dead")).text
+    assert f'href="/refunds?status=dead&amp;cursor={an_id(1)}"' in page
+
+
+async def test_a_dead_letter_is_tried_again_under_the_operators_name(site: Site) -> None:
+    fill(site.house, text="the provider answered 410")
+    operator = await site.signed_in()
+    assert "the provider answered 410" in told(await operator.get("/outbox"))
+    answer = await operator.submit("/outbox", f"/outbox/{an_id(0)}/replay")
+    assert answer.headers["location"] == "/outbox?done=replay_letter"
+    assert site.house.inside.letters.replayed == [(an_id(0), "admin")]
+    missing = await operator.submit("/outbox", f"/outbox/{an_id(9)}/replay")
+    assert missing.status_code == 404
