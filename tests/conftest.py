@@ -38,14 +38,14 @@ class ErrorRecorder(logging.Handler):
         self.records.append(record)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def _structlog_through_logging() -> None:
-    """structlog left alone prints past logging, where nobody would see its errors."""
+    """structlog left alone prints past logging, where nobody would see its errors; anew for each test, since a command configures it too."""
     configure_logging("debug", "console")
 
 
 @pytest.fixture(autouse=True)
-def _error_recorder(request: pytest.FixtureRequest) -> Iterator[ErrorRecorder]:
+def _error_recorder(request: pytest.FixtureRequest, _structlog_through_logging: None) -> Iterator[ErrorRecorder]:
     """Fails the test for any ERROR that it did not claim."""
     recorder = ErrorRecorder()
     root = logging.getLogger()

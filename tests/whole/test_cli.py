@@ -7,19 +7,11 @@ from socket import socket
 
 import click.testing
 import pytest
-import structlog
 
 from halo import cli
 from tests.pure.test_settings import SECRETS
 
 NOBODY = "6f1d3b52-7d3c-4c4e-9a55-0d6a1f1f1b11"
-
-
-@pytest.fixture(autouse=True)
-def _logs_as_they_were() -> object:
-    """A command configures the logs of its process, which is ours."""
-    yield
-    structlog.reset_defaults()
 
 
 def run(arguments: list[str], environment: Mapping[str, str]) -> tuple[int, str, str]:

@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 import click.testing
 import httpx
 import pytest
-import structlog
 import trio
 
 from halo import cli
+from halo.log import configure_logging
 from tests.net.status_site import ANOTHER, PASSWORD, Browser, token_of, told
 from tests.whole.house import House, environment_of, open_house
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.timeout(120)
 def command(environment: dict[str, str], *arguments: str) -> tuple[int, list[str], str]:
     """`halo operator …`, in a thread's own event loop: status, lines of standard output, standard error."""
     done = click.testing.CliRunner().invoke(cli.main, ["operator", *arguments], env=environment)
-    structlog.reset_defaults()
+    configure_logging("debug", "console")  # the command has made the logs of this process its own
     assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
     return done.exit_code, done.stdout.splitlines(), done.stderr
 
