@@ -10,6 +10,8 @@ from halo import protocol
 from halo.actors.commands import Ear
 from halo.session import Party
 
+CLOSE_COME_BACK = 4000
+
 
 class Audience:
     """The ears of one session, in the order of their arrival."""
@@ -44,7 +46,8 @@ class Audience:
 
     def has_others(self, beside: Ear | None) -> bool:
         """Whether anybody is there but `beside`, who may have left already: its last words are for the others all the same."""
-        return any(ear is not beside for ear in self._ears)
+        ears = self._ears
+        return len(ears) > 1 or (len(ears) == 1 and ears[0] is not beside)
 
     def hears(self, party: Party) -> bool:
         """Whether anybody of `party` is on this chat."""
@@ -72,3 +75,8 @@ class Audience:
     def close(self, code: int) -> None:
         for ear in tuple(self._ears):
             ear.close(code)
+
+    def send_away(self) -> None:
+        """Another node has the session, or had it to its end: everybody is told to come back, and finds out where."""
+        self.send(protocol.Reconnect(after_ms=0, reason="moved"))
+        self.close(CLOSE_COME_BACK)

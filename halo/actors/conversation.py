@@ -7,8 +7,8 @@ not own: the journal checks the epoch. Read next:
 `halo/store/journal.py`.
 """
 
-from dataclasses import dataclass
 from time import perf_counter
+from typing import NamedTuple
 
 from halo import protocol
 from halo.actors.audience import Audience
@@ -25,8 +25,7 @@ IDS_PAGE = 10_000
 TAIL_PAGE = 500
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """A message on its way into the journal."""
 
     seq: int
@@ -91,7 +90,9 @@ class Conversation:
     async def catch_up(self, last_seq: int) -> None:
         """Deliver what turns out to be stored beyond what was heard, up to `last_seq`."""
         while self.last_seq < last_seq:
-            page = await self._ports.messages.list_messages(self._session_id, self.last_seq, TAIL_PAGE)
+            # Nothing beyond: whoever writes that may be heard by another mitra already, on another node (X1).
+            limit = min(TAIL_PAGE, last_seq - self.last_seq)
+            page = await self._ports.messages.list_messages(self._session_id, self.last_seq, limit)
             if not page:
                 return
             for row in page:
@@ -152,9 +153,10 @@ class Conversation:
 
 def _of_participants(said: list[Said], session: Session) -> list[Said]:
     """What a mitra still had on its way when the session was handed on is not said in her successor's name."""
+    participants = (session.customer_id, session.mitra_id)
     theirs = []
     for item in said:
-        if item.speaker.user_id in {session.customer_id, session.mitra_id}:
+        if item.speaker.user_id in participants:
             theirs.append(item)
         else:
             item.not_stored(SessionNotActive("The session was handed on to another mitra."))

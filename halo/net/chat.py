@@ -8,12 +8,13 @@ command by the actor itself. Read next: `halo/actors/session.py`.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 from uuid import UUID, uuid5
 
 from halo import protocol
 from halo.actors.commands import AnswerExtension, CancelExtension, End, RequestExtension, Said, View
 from halo.actors.conversation import message_frame
+from halo.actors.ports import MessageRow
 from halo.actors.session import SessionActor
 from halo.clock import Clock, Moment, rfc3339
 from halo.decoding import FrameDecoder
@@ -31,10 +32,15 @@ HISTORY_PAGE: Final = 200
 """Messages read at a time for a client that returns: at most some 800 KB, in a few milliseconds."""
 
 
-class History(Protocol):
-    """What was said before."""
+class Heard(Protocol):
+    @property
+    def messages(self) -> Sequence[MessageRow]: ...
 
-    async def list_messages(self, session_id: str, after_seq: int, limit: int) -> Sequence[Any]: ...
+
+class History(Protocol):
+    """What was said before, to one who takes part; raises NotFound for one who does not (any more)."""
+
+    async def list_messages_to(self, reader_id: str, session_id: str, after_seq: int, limit: int) -> Heard: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,16 +106,20 @@ class ChatConnection(Connection):
             )
         )
         while after_seq < last_seq:
-            page = await self._room.history.list_messages(
-                session.session_id, after_seq, min(HISTORY_PAGE, last_seq - after_seq)
-            )
-            if not page:  # the rows are there, or the actor would not have counted them
+            try:
+                heard = await self._room.history.list_messages_to(
+                    self.user_id, session.session_id, after_seq, min(HISTORY_PAGE, last_seq - after_seq)
+                )
+            except NotFound:  # handed on by another node, and the actor here has not heard of it yet
+                self.close(CLOSE_GONE)
+                return
+            if not heard.messages:  # the rows are there, or the actor would not have counted them
                 raise NotFound("The history of this session cannot be read.")
-            for row in page:
+            for row in heard.messages:
                 await self.say(message_frame(session.session_id, row))
                 after_seq = row.seq
 
-    async def take(self, frame: protocol.ChatFrame | protocol.LobbyFrame) -> None:
+    def take(self, frame: protocol.ChatFrame | protocol.LobbyFrame) -> None:
         actor, user_id = self._actor, self.identity.user_id
         match frame:
             case protocol.SendMessage():

@@ -8,6 +8,7 @@ bound, and what goes over it closes this socket with the code that says why (spe
 
 from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Final
 
@@ -192,7 +193,8 @@ class Connection(ABC):
                     await self.welcome()
                 except Refusal:  # the store is away, which is no fault of this socket's: the client is to come back
                     self.close(CLOSE_FAULT)
-                await self._release_held()
+                if not self.is_closing:  # what is held must not pass what was never replayed
+                    await self._release_held()
                 await websocket.wait_closed()
             self._say_last_words()
             await websocket.aclose(self._close_code or CLOSE_DONE)
@@ -204,8 +206,8 @@ class Connection(ABC):
         """Say who is here and what was said before, with `say`."""
 
     @abstractmethod
-    async def take(self, frame: protocol.ChatFrame | protocol.LobbyFrame) -> None:
-        """Do what the frame asks. A `Refusal` raised here is told to the client under the frame's `id`."""
+    def take(self, frame: protocol.ChatFrame | protocol.LobbyFrame) -> Awaitable[None] | None:
+        """Do what the frame asks, or return what has to be waited for. A `Refusal` of either is told under the frame's `id`."""
 
     async def say(self, frame: protocol.Frame) -> None:
         """One frame of the welcome or the history; waits while the client is slow, so that a long history needs no queue."""
@@ -249,13 +251,27 @@ class Connection(ABC):
                 self._stream.write(websocket_text_frame(frame))
         self._held = None
 
-    async def read(self, text: str | bytes) -> None:
-        """One message of the client, in the task that reads the socket; live also while the history is still on its way."""
+    def hear(self, text: str) -> Awaitable[None] | None:
+        """One message in one frame, in the task that reads all sockets; live also while the history is still on its way."""
+        code = self.judge(len(text) if text.isascii() else len(text.encode()))
+        if code is not None:
+            self.close(code)
+            return None
+        return self.read(text)
+
+    def sip(self) -> None:
+        """Bytes came, and no whole frame yet."""
+        code = self.judge(0)
+        if code is not None:
+            self.close(code)
+
+    def read(self, text: str | bytes) -> Awaitable[None] | None:
+        """One message of the client. What has to be waited for is returned; it raises nothing of the client's doing."""
         if self.is_closing:
-            return
+            return None
         if not isinstance(text, str):
             self.close(CLOSE_BINARY)
-            return
+            return None
         over_ms, self._bytes_over_ms = self._bytes_over_ms, 0
         try:
             frame = self.decoder.decode(text)
@@ -264,15 +280,15 @@ class Connection(ABC):
                 self._strikes += 1
                 if self._strikes >= STRIKES:
                     self.close(CLOSE_MALFORMED)
-                    return
+                    return None
             self.refuse(no.frame_id, no.refusal)
-            return
+            return None
         frame_id: str | None = getattr(frame, "id", None)
         bucket = self._messages if isinstance(frame, protocol.SendMessage) else self._others
         over_ms = max(over_ms, bucket.take(self._clock.now()))
         if over_ms:
             self._limit(frame_id, over_ms)
-            return
+            return None
         try:
             match frame:
                 case protocol.Ping():
@@ -280,7 +296,16 @@ class Connection(ABC):
                 case protocol.Refresh():
                     self._refresh(frame)
                 case _:
-                    await self.take(frame)
+                    waiting = self.take(frame)
+                    return None if waiting is None else self.await_refusal(frame_id, waiting)
+        except Refusal as refusal:
+            self.refuse(frame_id, refusal)
+        return None
+
+    async def await_refusal(self, frame_id: str | None, waiting: Awaitable[None]) -> None:
+        """Wait for what a frame asked; a `Refusal` is told under its `id`."""
+        try:
+            await waiting
         except Refusal as refusal:
             self.refuse(frame_id, refusal)
 

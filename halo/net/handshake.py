@@ -24,6 +24,7 @@ from wsproto.connection import ConnectionState
 from halo.net.head import HEAD_BYTES_MAX, head_too_large, require_clean
 from halo.net.refusal import HeadRefused, refusal_response
 from halo.net.stream import SocketStream
+from halo.net.tap import SocketTap, Work
 
 CONNECT_SECONDS: Final = 5.0
 """From accept to the end of the handshake (spec 7)."""
@@ -41,8 +42,8 @@ FrameJudge = Callable[[int], int | None]
 socket with that code: only so can a flood of fragments that never make a message, or of pings, be counted."""
 
 
-MessageTaker = Callable[[str | bytes], Awaitable[None]]
-"""Gets each whole message, one after another, in the task that reads: while it waits, nothing more is read from this peer."""
+MessageTaker = Callable[[str | bytes], Awaitable[None] | None]
+"""Gets each whole message, one after another, in the task that reads: while what it returns is awaited, nothing more is read."""
 
 
 PongTaker = Callable[[bytes], None]
@@ -185,6 +186,12 @@ class OpenWebSocket(WebSocketConnection):
     judge: FrameJudge | None = None
     take: MessageTaker | None = None
     heard: PongTaker | None = None
+    tap: SocketTap | None = None
+
+    def do(self, work: Work) -> None:
+        """`work` in the task that reads, before anything more is read. For listeners only."""
+        assert self.tap is not None
+        self.tap.do(work)
 
     async def run_reader(self) -> None:
         """Read until either side has closed. To be started before anything else."""
@@ -226,7 +233,9 @@ class OpenWebSocket(WebSocketConnection):
                 await self._send_channel.send(message)
             return
         try:
-            await self.take(message)
+            waiting = self.take(message)
+            if waiting is not None:
+                await waiting
         except (
             KeyError
         ) as fault:  # the library's reader takes a KeyError for an event that it does not know, and goes on
@@ -281,17 +290,19 @@ async def open_websocket(
     judge: FrameJudge | None = None,
     take: MessageTaker | None = None,
     heard: PongTaker | None = None,
+    tap: SocketTap | None = None,
 ) -> AsyncIterator[OpenWebSocket]:
     """Accept the request that `receive_head` has put back, and hold the socket open for the body of the block; then close it within `DISCONNECT_SECONDS`.
 
-    With `take` each message goes there as soon as it is whole; without, the body asks for it by `get_message`.
+    With `take` each message goes there as soon as it is whole; without, the body asks for it by `get_message`. With a `tap` on
+    `stream` the ordinary messages pass by the library to its listener, and `take` gets only those in fragments or in binary.
 
     The body ends the conversation by leaving; it chooses the code by `aclose(code)` before. A message larger than
     `message_bytes_max` closes with 1009, wrong frames with 1002, bad UTF-8 with 1007: then `get_message` raises `ConnectionClosed`,
     which may leave the block and ends here. Faults of the library surface here, in a group; `guarded` is there for them.
     """
     socket = OpenWebSocket(
-        stream,
+        tap or stream,
         WSConnection(ConnectionType.SERVER),
         message_queue_size=MESSAGES_QUEUED,
         max_message_size=message_bytes_max,
@@ -299,6 +310,7 @@ async def open_websocket(
     socket.judge = judge
     socket.take = take
     socket.heard = heard
+    socket.tap = tap
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(socket.run_reader, name=f"reader {stream.peer}")
@@ -307,10 +319,14 @@ async def open_websocket(
                     await socket.accept(subprotocol)
                 except ConnectionClosed as error:
                     raise trio.BrokenResourceError("the peer hung up during the handshake") from error
+            if tap is not None:
+                tap.attach()
             with suppress(ConnectionClosed):  # the usual end of a conversation
                 yield socket
             await socket.aclose()
             nursery.cancel_scope.cancel()  # the reader, which must not read beside `aclose_gently`
+        if tap is not None:
+            tap.detach()
         await stream.aclose_gently()
     finally:
         await trio.aclose_forcefully(stream)

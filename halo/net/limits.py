@@ -65,8 +65,10 @@ class TokenBucket:
 
     def take(self, now: Moment, amount: int = 1) -> int:
         """0 and the tokens are taken, or the milliseconds to wait and nothing is taken."""
+        if self._rate.tokens == 0:  # lifted; this is on the way of every frame
+            return 0
         wait = self.wait_ms(now, amount)
-        if wait == 0 and not self._rate.is_lifted:
+        if wait == 0:
             self._level -= amount * self._rate.per_ms
         return wait
 

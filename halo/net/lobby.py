@@ -1,18 +1,20 @@
 """The lobby socket: where mitras wait for offers and beat, and customers ask for somebody.
 
-Frames are taken in their order, each to its end, and answered by `ack` or `refused`. Heartbeats are the hot path here: without an
-`id` they are answered by nothing at all. Read next: `halo/actors/pairing.py`.
+Frames are taken in their order, each to its end, and answered by `ack` or `refused`. Heartbeats are the hot path here: they are handed
+in, and nobody waits for them; without an `id` they are answered by nothing at all. Read next: `halo/actors/pairing.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Protocol
 
 from halo import protocol
 from halo.actors.commands import View
+from halo.availability import Beaten
 from halo.clock import Clock, Moment, rfc3339
 from halo.decoding import FrameDecoder
-from halo.errors import Forbidden
+from halo.errors import Forbidden, Refusal
 from halo.net.connection import Connection, Limits
 from halo.net.connections import Connections
 from halo.net.handshake import OpenWebSocket
@@ -37,6 +39,8 @@ class Presence(Protocol):
 
 class Heartbeats(Protocol):
     async def heartbeat(self, mitra_id: str, at: Moment) -> None: ...
+
+    def hand_in(self, mitra_id: str, at: Moment, settled: Callable[[Beaten], None]) -> bool: ...
 
 
 class Pairings(Protocol):
@@ -96,12 +100,17 @@ class LobbyConnection(Connection):
     def __init__(self, stream: SocketStream, path: str, identity: Identity, lobby: Lobby) -> None:
         super().__init__(stream, path, identity, lobby.limits, lobby.clock, lobby.tokens)
         self._lobby = lobby
+        self._websocket: OpenWebSocket | None = None
+        self._beating = False
+        """A heartbeat was handed in and not settled yet."""
 
     async def converse(self, websocket: OpenWebSocket) -> None:
+        self._websocket = websocket
         self._lobby.connections.add(self)
         try:
             await super().converse(websocket)
         finally:
+            self._websocket = None  # it holds this connection: the two would wait for the garbage collector
             self._lobby.beacon.remove(self)
             self._lobby.connections.remove(self)
 
@@ -127,14 +136,37 @@ class LobbyConnection(Connection):
         for offer in await self._lobby.offers.list_offers(user_id):
             await self.say(offer)
 
-    async def take(self, frame: protocol.ChatFrame | protocol.LobbyFrame) -> None:
+    def take(self, frame: protocol.ChatFrame | protocol.LobbyFrame) -> Awaitable[None] | None:
+        if not isinstance(frame, protocol.Heartbeat):
+            return self._take_in_turn(frame)
+        self._require(Party.MITRA)
+        if self._beating:  # one at a time: whoever beats faster than it is answered waits
+            return self._beat(frame.id)
+        settled = partial(self._beaten, frame.id)
+        self._beating = self._lobby.heartbeats.hand_in(self.identity.user_id, self._clock.now(), settled)
+        return None if self._beating else self._beat(frame.id)
+
+    def _beaten(self, frame_id: str | None, outcome: Beaten) -> None:
+        """What has become of a heartbeat that was handed in."""
+        self._beating = False
+        if outcome is None:
+            self._acknowledge_beat(frame_id)
+        elif isinstance(outcome, Refusal):
+            self.refuse(frame_id, outcome)
+        elif self._websocket is not None and not self.is_closing:  # nobody knows yet: ask the slow way
+            self._websocket.do(lambda: self.await_refusal(frame_id, self._beat(frame_id)))
+
+    async def _beat(self, frame_id: str | None) -> None:
+        await self._lobby.heartbeats.heartbeat(self.identity.user_id, self._clock.now())
+        self._acknowledge_beat(frame_id)
+
+    def _acknowledge_beat(self, frame_id: str | None) -> None:
+        if frame_id is not None:
+            self.answer(protocol.HeartbeatAck(id=frame_id, server_time=rfc3339(self._clock.now())))
+
+    async def _take_in_turn(self, frame: protocol.ChatFrame | protocol.LobbyFrame) -> None:
         user_id = self.identity.user_id
         match frame:
-            case protocol.Heartbeat():
-                self._require(Party.MITRA)
-                await self._lobby.heartbeats.heartbeat(user_id, self._clock.now())
-                if frame.id is not None:
-                    self.answer(protocol.HeartbeatAck(id=frame.id, server_time=rfc3339(self._clock.now())))
             case protocol.GoOnline():
                 self._require(Party.MITRA)
                 await self._lobby.presence.go_online(user_id)

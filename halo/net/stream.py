@@ -14,6 +14,7 @@ import contextlib
 import operator
 import socket
 import struct
+from collections.abc import Callable
 from typing import Final
 
 import trio
@@ -39,6 +40,9 @@ for a moment: long enough for a client across the world, short and small enough 
 PING_FRAME: Final = b"\x89\x00"
 """A WebSocket ping without payload, as a server sends it."""
 
+_MEDIUM_HEAD: Final = struct.Struct("!BBH").pack
+_LONG_HEAD: Final = struct.Struct("!BBQ").pack
+
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
@@ -48,8 +52,8 @@ def websocket_text_frame(payload: bytes) -> bytes:
     if length < 126:
         return bytes((0x81, length)) + payload
     if length < 65_536:
-        return struct.pack("!BBH", 0x81, 126, length) + payload
-    return struct.pack("!BBQ", 0x81, 127, length) + payload
+        return _MEDIUM_HEAD(0x81, 126, length) + payload
+    return _LONG_HEAD(0x81, 127, length) + payload
 
 
 def ping_frame(payload: bytes) -> bytes:
@@ -66,8 +70,8 @@ class SocketStream(trio.abc.HalfCloseableStream):
     """
 
     __slots__ = (
-        "_broken", "_chunks", "_closed", "_dirty", "_draining", "_ended", "_fd", "_flusher", "_pending_bytes", "_receiving",
-        "_sending", "_sent_bytes", "_socket", "_unread", "_waiting", "last_received", "peer", "received_bytes",
+        "_broken", "_chunks", "_closed", "_dirty", "_draining", "_ended", "_flusher", "_pending_bytes", "_receiving",
+        "_sending", "_sent_bytes", "_socket", "_unread", "_waiting", "fd", "last_received", "on_close", "peer", "received_bytes",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket, flusher: Flusher, peer: str = "?") -> None:
@@ -75,7 +79,10 @@ class SocketStream(trio.abc.HalfCloseableStream):
         with contextlib.suppress(OSError):  # not TCP, or already reset; the latter shows at the first read
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket = sock
-        self._fd = sock.fileno()
+        self.fd = sock.fileno()
+        """For whoever watches it in an epoll of its own, until `on_close` is called."""
+        self.on_close: Callable[[], None] | None = None
+        """Called right before the descriptor is closed, whoever closes it; must not fail."""
         self._flusher = flusher
         self.peer = peer
         """The address as it was at accept. Asking the kernel later fails once the peer has reset the connection."""
@@ -178,21 +185,34 @@ class SocketStream(trio.abc.HalfCloseableStream):
             while True:
                 self._require_socket()
                 try:
-                    await trio.lowlevel.wait_readable(self._fd)
-                    data = self._socket.recv(wanted)
-                except BlockingIOError:
-                    continue
-                except OSError as error:
-                    self._break()
-                    raise trio.BrokenResourceError("the peer has reset the connection") from error
+                    await trio.lowlevel.wait_readable(self.fd)
                 except trio.ClosedResourceError:
                     self._require_socket()
                     raise
-                self.last_received = trio.current_time()
-                self.received_bytes += len(data)
-                return data
+                received = self.receive_now(wanted)
+                if received is not None:
+                    return received
         finally:
             self._receiving = False
+
+    def receive_now(self, max_bytes: int) -> bytes | None:
+        """What lies there, without waiting: empty at the end, None when there is nothing (yet). Passes by what was unread."""
+        self._require_socket()
+        try:
+            data = self._socket.recv(max_bytes)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError as error:
+            self._break()
+            raise trio.BrokenResourceError("the peer has reset the connection") from error
+        self.last_received = trio.current_time()
+        self.received_bytes += len(data)
+        return data
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether bytes that were put back wait to be received."""
+        return bool(self._unread)
 
     def unread(self, data: bytes) -> None:
         """Put bytes back; they are the next to be received. For whoever had to look at the head of a request first."""
@@ -249,7 +269,7 @@ class SocketStream(trio.abc.HalfCloseableStream):
                     goal = self._sent_bytes + WRITE_FLOOR_BYTES
                     deadline = trio.current_time() + WRITE_DEADLINE_SECONDS
                 with trio.move_on_at(deadline) as patience:
-                    await trio.lowlevel.wait_writable(self._fd)
+                    await trio.lowlevel.wait_writable(self.fd)
                 if patience.cancelled_caught:
                     self.abort()
                 elif self._chunks:
@@ -326,7 +346,9 @@ class SocketStream(trio.abc.HalfCloseableStream):
 
     def _close(self) -> None:
         if self._socket.fileno() >= 0:
-            trio.lowlevel.notify_closing(self._fd)
+            if self.on_close is not None:
+                self.on_close()
+            trio.lowlevel.notify_closing(self.fd)
             self._socket.close()
         self._chunks.clear()
         self._pending_bytes = 0

@@ -23,8 +23,10 @@ from halo.net.chat import ChatConnection, ChatRoom
 from halo.net.connection import Connection
 from halo.net.handshake import CONNECT_SECONDS, RequestHead, open_websocket, receive_head, refuse
 from halo.net.lobby import Lobby, LobbyConnection
+from halo.net.reader import Reader
 from halo.net.refusal import HeadRefused
 from halo.net.stream import SocketStream
+from halo.net.tap import SocketTap
 from halo.net.tokens import Identity, Tokens
 from halo.session import Party, SessionStatus
 from halo.trace import HEADER, Trace, follow
@@ -52,6 +54,7 @@ class Doorkeeper:
     actors: Actors
     chat: ChatRoom
     lobby: Lobby
+    reader: Reader
     is_draining: Callable[[], bool]
     refused: Counter[str] = field(default_factory=Counter)
     """Handshakes, by code."""
@@ -79,6 +82,7 @@ class Doorkeeper:
             judge=connection.judge,
             take=connection.read,
             heard=self.lobby.connections.heard,
+            tap=SocketTap(stream, self.reader, connection, protocol.FRAME_BYTES_MAX),
         ) as websocket:
             await connection.converse(websocket)
 

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -15,11 +15,14 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_st
 from halo import protocol
 from halo.clock import rfc3339
 from halo.decoding import FrameDecoder
-from halo.net.connection import Connection, Limits
+from halo.errors import MitraOffline, StoreUnavailable
+from halo.net.connection import CLOSE_ABUSE, CLOSE_FAULT, LAST_WORDS, Connection, Limits
 from halo.net.connections import PING_SECONDS, PONG_SECONDS, TICK_SECONDS, Connections
 from halo.net.flusher import Flusher
 from halo.net.handshake import open_websocket, receive_head
+from halo.net.reader import Reader
 from halo.net.stream import PING_FRAME, SocketStream
+from halo.net.tap import SocketTap
 from halo.net.tokens import Identity, Tokens
 from halo.session import Party
 from tests.net.test_connections import FAR, START, TrioClock
@@ -40,20 +43,27 @@ class Talk(Connection):
     decoder = FrameDecoder.LOBBY
     is_lobby = True
 
-    def __init__(self, stream: SocketStream, identity: Identity, connections: Connections, *, hangs: bool) -> None:
+    def __init__(
+        self, stream: SocketStream, identity: Identity, connections: Connections, *, hangs: bool, fails: bool = False
+    ) -> None:
         limits = Limits(messages_per_10s=20, bytes_per_s=20_000)
         super().__init__(stream, "/v1/lobby", identity, limits, TrioClock(), cast(Tokens, None))
         self.welcomed = trio.Event()
         self.gone_at: float | None = None
         self._connections = connections
         self._hangs = hangs
+        self._fails = fails
 
-    async def run(self, stream: SocketStream) -> None:
+    async def run(self, stream: SocketStream, reader: Reader) -> None:
         await receive_head(stream)
         self._connections.add(self)
         try:
             async with open_websocket(
-                stream, message_bytes_max=protocol.FRAME_BYTES_MAX, judge=self.judge, take=self.read
+                stream,
+                message_bytes_max=protocol.FRAME_BYTES_MAX,
+                judge=self.judge,
+                take=self.read,
+                tap=SocketTap(stream, reader, self, protocol.FRAME_BYTES_MAX),
             ) as websocket:
                 await self.converse(websocket)
         finally:
@@ -65,9 +75,21 @@ class Talk(Connection):
         self.welcomed.set()
         if self._hangs:
             await trio.sleep_forever()
+        if self._fails:
+            await trio.sleep(1)
+            raise StoreUnavailable
 
-    async def take(self, frame: protocol.ChatFrame | protocol.LobbyFrame) -> None:
-        raise AssertionError("not part of these tests")
+    def take(self, frame: protocol.ChatFrame | protocol.LobbyFrame) -> Awaitable[None] | None:
+        if isinstance(frame, protocol.Heartbeat):
+            self.answer(protocol.Ack(id=frame.id or ""))
+            return None
+        return self._wait_for(frame)
+
+    async def _wait_for(self, frame: protocol.ChatFrame | protocol.LobbyFrame) -> None:
+        await trio.sleep(1)
+        if isinstance(frame, protocol.GoOffline):
+            raise MitraOffline
+        self.answer(protocol.Ack(id=getattr(frame, "id", "")))
 
     def token_renewed(self) -> None:
         raise AssertionError("not part of these tests")
@@ -75,19 +97,20 @@ class Talk(Connection):
 
 @asynccontextmanager
 async def open_talk(
-    connections: Connections, user: str, *, hangs: bool = False
+    connections: Connections, user: str, *, hangs: bool = False, fails: bool = False
 ) -> AsyncIterator[tuple[Talk, socket.socket]]:
     """A connection that converses, and the client's end of it, which has not said a word."""
-    flusher = Flusher()
+    flusher, reader = Flusher(), Reader()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         far = socket.create_connection(listener.getsockname())
         near, _ = listener.accept()
     stream = SocketStream(near, flusher, user)
     identity = Identity(user_id=user, user_type=Party.CUSTOMER, auth_session_id=user, jti=user, expires_at=FAR)
-    talk = Talk(stream, identity, connections, hangs=hangs)
+    talk = Talk(stream, identity, connections, hangs=hangs, fails=fails)
     async with trio.open_nursery() as nursery:
         await nursery.start(flusher.serve)
-        nursery.start_soon(talk.run, stream)
+        await nursery.start(reader.serve)
+        nursery.start_soon(talk.run, stream, reader)
         try:
             yield talk, far
         finally:
@@ -170,7 +193,7 @@ async def test_who_is_sent_away_hears_when_to_return_also_in_the_middle_of_its_h
     connections = Connections(TrioClock(), 5)
     async with open_talk(connections, "u", hangs=hangs) as (talk, far), open_client(far) as client:
         await talk.welcomed.wait()
-        connections.send_all_away(0, 2_000, "draining")
+        await connections.send_all_away(0, 2_000, "draining")
         welcome, reconnect = (result := await read_to_end(client))[0]
         assert welcome["type"] == "welcome"
         assert reconnect == {"type": "reconnect", "after_ms": 0, "reason": "draining"}
@@ -187,3 +210,75 @@ async def test_nothing_live_takes_the_place_of_a_history_that_was_cut_off(patien
         talk.close(4000)
         told, code = await read_to_end(client)
         assert ([frame["type"] for frame in told], code) == (["welcome"], 4000)
+
+
+# ---- what it reads
+
+
+async def test_frames_are_taken_in_their_order_also_those_that_have_to_be_waited_for(patient_clock: MockClock) -> None:
+    connections = Connections(TrioClock(), 5)
+    async with open_talk(connections, "u") as (talk, far), open_client(far) as client:
+        await talk.welcomed.wait()
+        for type_, id_ in (
+            ("heartbeat", "1"),
+            ("go_online", "2"),
+            ("heartbeat", "3"),
+            ("go_offline", "4"),
+            ("ping", "5"),
+        ):
+            await client.send_message(json.dumps({"type": type_, "id": id_}))
+        told = [json.loads(await client.get_message()) for _ in range(6)][1:]
+        assert [(frame["type"], frame["id"]) for frame in told] == [
+            ("ack", "1"), ("ack", "2"), ("ack", "3"), ("refused", "4"), ("pong", "5"),
+        ]  # fmt: skip
+        talk.close(1000)
+
+
+@pytest.mark.parametrize(
+    ("said", "code"), [([b"\xff"], 1003), (["no frame"] * 3, 4400), (["{}"] * 5, 4400), (["x" * 65_537], 1009)]
+)
+async def test_what_may_not_be_said_closes_the_socket_with_its_code(
+    patient_clock: MockClock, said: list[str | bytes], code: int
+) -> None:
+    connections = Connections(TrioClock(), 5)
+    async with open_talk(connections, "u") as (talk, far), open_client(far) as client:
+        await talk.welcomed.wait()
+        for message in said:
+            with contextlib.suppress(ConnectionClosed):
+                await client.send_message(message)
+        assert (await read_to_end(client))[1] == code
+
+
+async def test_who_drips_for_too_long_is_closed_as_who_pours(patient_clock: MockClock) -> None:
+    """Single bytes cost more than they weigh."""
+    connections = Connections(TrioClock(), 5)
+    async with open_talk(connections, "u") as (talk, far), open_client(far) as client:
+        await talk.welcomed.wait()
+        for _ in range(30):
+            for _ in range(1_000):
+                talk.sip()
+            await trio.sleep(1)
+        assert talk.close_code == CLOSE_ABUSE
+        assert (await read_to_end(client))[1] == CLOSE_ABUSE
+
+
+@pytest.mark.parametrize("said", ["x" * 1_000, "\u00e4" * 500])
+async def test_messages_are_weighed_in_bytes(patient_clock: MockClock, said: str) -> None:
+    connections = Connections(TrioClock(), 5)
+    async with open_talk(connections, "u") as (talk, far), open_client(far):
+        await talk.welcomed.wait()
+        weighed: list[int] = []
+        talk.judge = weighed.append  # type: ignore[method-assign,assignment]
+        talk.hear(said)
+        assert weighed == [1_000]
+        talk.close(1000)
+
+
+async def test_what_is_said_live_does_not_pass_a_history_that_could_not_be_read(patient_clock: MockClock) -> None:
+    connections = Connections(TrioClock(), 0)
+    async with open_talk(connections, "budi", fails=True) as (talk, far), open_client(far) as client:
+        talk.send(b'{"type":"message","seq":2}')
+        talk.send(LAST_WORDS[0] + b"}")
+        told, code = await read_to_end(client)
+        assert [frame["type"] for frame in told] == ["welcome", "reconnect"]
+        assert code == CLOSE_FAULT

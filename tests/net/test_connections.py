@@ -289,7 +289,7 @@ async def test_who_removed_itself_is_found_by_nobody(autojump_clock: MockClock) 
 async def test_everybody_is_sent_away_spread_over_the_time(autojump_clock: MockClock) -> None:
     connections = new_connections()
     sockets = [Socket(connections, who(user=f"u-{number}")) for number in range(4)]
-    connections.send_all_away(100, 2_000, "draining")
+    await connections.send_all_away(100, 2_000, "draining")
     assert [socket.frames() for socket in sockets] == [
         [{"type": "reconnect", "after_ms": 100 + 500 * place, "reason": "draining"}] for place in range(4)
     ]
@@ -310,7 +310,7 @@ async def test_who_was_let_in_before_and_comes_after_everybody_was_sent_away_is_
     """Its handshake was under way; nobody would ever tell it."""
     connections = new_connections()
     early = Socket(connections, who())
-    connections.send_all_away(0, 2_000, "draining")
+    await connections.send_all_away(0, 2_000, "draining")
     late = Socket(connections, who(user="u-2"))
     assert late.frames() == [{"type": "reconnect", "after_ms": 0, "reason": "draining"}]
     assert late.code == 4000

@@ -21,8 +21,10 @@ from halo.net.admission import Admission, Gate
 from halo.net.flusher import Flusher
 from halo.net.guard import BindMalformed, BindRefused, Door, PublicBindRefused, guarded, open_listener, serve_guarded
 from halo.net.handshake import CONNECT_SECONDS, open_websocket, parse_head, receive_head, refuse
+from halo.net.reader import Reader
 from halo.net.refusal import HeadRefused
-from halo.net.stream import SocketStream
+from halo.net.stream import SocketStream, websocket_text_frame
+from halo.net.tap import SocketTap
 from tests.store.rows import SetClock
 
 SECRET = "topsecrettoken"
@@ -103,15 +105,88 @@ async def talk(stream: SocketStream, admission: Admission, judge: Callable[[int]
                 await ws.send_message(message)
 
 
+class Ear:
+    """The echo of one socket with a tap: built as halo's own connections are."""
+
+    def __init__(self, stream: SocketStream, judge: Callable[[int], int | None] | None) -> None:
+        self._stream, self._judge = stream, judge
+        self.conversing = trio.CancelScope()
+        self.close_code = 1000
+
+    def hear(self, text: str) -> None:
+        code = None if self._judge is None else self._judge(len(text.encode()))
+        if code is None:
+            self.take(text)
+        else:
+            self._close(code)
+
+    def sip(self) -> None:
+        code = None if self._judge is None else self._judge(0)
+        if code is not None:
+            self._close(code)
+
+    def take(self, message: str | bytes) -> None:
+        if message == "close":
+            self._close(4000)
+        elif message == "fault":
+            raise LookupError(SECRET)
+        elif isinstance(message, str):
+            self._stream.write(websocket_text_frame(message.encode()))
+
+    def _close(self, code: int) -> None:
+        self.close_code = code
+        self.conversing.cancel()
+
+
+async def talk_tapped(
+    reader: Reader, judge: Callable[[int], int | None] | None, stream: SocketStream, admission: Admission
+) -> None:
+    """One conversation of the echo server, read as production reads."""
+    try:
+        with trio.fail_after(HEAD_SECONDS):
+            head = await receive_head(stream)
+    except HeadRefused as no:
+        await refuse(stream, no)
+        return
+    admission.authenticated()
+    offered = "halo.v1" if "halo.v1" in head.subprotocols else None
+    ear = Ear(stream, judge)
+    async with open_websocket(
+        stream,
+        message_bytes_max=1000,
+        subprotocol=offered,
+        judge=judge,
+        take=ear.take,
+        tap=SocketTap(stream, reader, ear, 1000),
+    ) as ws:
+        with ear.conversing:
+            await ws.wait_closed()
+        await ws.aclose(ear.close_code)
+
+
+@pytest.fixture(params=[False, True], ids=["library", "tap"])
+def tapped(request: pytest.FixtureRequest) -> bool:
+    """Whether the ordinary messages pass by the library, as in production."""
+    return bool(request.param)
+
+
 @asynccontextmanager
 async def open_echo(
-    conversation: Callable[[SocketStream, Admission], Awaitable[None]] = talk, clock: Clock | None = None, **limits: int
+    conversation: Callable[[SocketStream, Admission], Awaitable[None]] | None = None,
+    clock: Clock | None = None,
+    *,
+    tapped: bool = False,
+    judge: Callable[[int], int | None] | None = None,
+    **limits: int,
 ) -> AsyncIterator[Echo]:
     caps = {"total_at_most": 0, "per_address_at_most": 0, "handshakes_per_s": 0, "unauthenticated_at_most": 0} | limits
-    gate, faults, flusher = Gate(clock or SystemClock(), **caps), Counter[str](), Flusher()
+    gate, faults, flusher, reader = Gate(clock or SystemClock(), **caps), Counter[str](), Flusher(), Reader()
+    if conversation is None:
+        conversation = partial(talk_tapped, reader, judge) if tapped else partial(talk, judge=judge)
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
             await nursery.start(flusher.serve)
+            await nursery.start(reader.serve)
             listener = await open_listener("127.0.0.1:0")
             serve = partial(
                 serve_guarded, [listener], conversation, door=Door(gate, flusher, faults), connections=nursery
@@ -187,8 +262,8 @@ REFUSED_HEADS = {
 }
 
 
-async def test_every_malformed_head_gets_its_refusal_and_the_next_client_is_served() -> None:
-    async with open_echo() as echo:
+async def test_every_malformed_head_gets_its_refusal_and_the_next_client_is_served(tapped: bool) -> None:
+    async with open_echo(tapped=tapped) as echo:
         for what, (sent, status) in REFUSED_HEADS.items():
             with trio.fail_after(5):
                 answer = await echo.exchange(sent)
@@ -200,16 +275,16 @@ async def test_every_malformed_head_gets_its_refusal_and_the_next_client_is_serv
         await echo.assert_all_gone()
 
 
-async def test_a_path_of_512_bytes_and_a_head_of_almost_16_kib_are_accepted() -> None:
-    async with open_echo() as echo, await echo.connect() as stream:
+async def test_a_path_of_512_bytes_and_a_head_of_almost_16_kib_are_accepted(tapped: bool) -> None:
+    async with open_echo(tapped=tapped) as echo, await echo.connect() as stream:
         await stream.send_all(
             request(b"/" + b"p" * 511 + b"?" + b"q" * 1000, extra=b"X-Long: " + b"x" * 14_000 + b"\r\n")
         )
         assert (await stream.receive_some()).startswith(b"HTTP/1.1 101 ")
 
 
-async def test_a_head_may_come_byte_by_byte_in_time_and_with_bare_line_feeds() -> None:
-    async with open_echo() as echo, await echo.connect() as stream:
+async def test_a_head_may_come_byte_by_byte_in_time_and_with_bare_line_feeds(tapped: bool) -> None:
+    async with open_echo(tapped=tapped) as echo, await echo.connect() as stream:
         for byte in request().replace(b"\r\n", b"\n"):
             await stream.send_all(bytes((byte,)))
         assert (await stream.receive_some()).startswith(b"HTTP/1.1 101 ")
@@ -225,8 +300,8 @@ async def test_a_head_that_does_not_arrive_in_time_frees_its_place() -> None:
         await echo.assert_serves()
 
 
-async def test_a_client_that_resets_at_any_moment_harms_nobody() -> None:
-    async with open_echo() as echo:
+async def test_a_client_that_resets_at_any_moment_harms_nobody(tapped: bool) -> None:
+    async with open_echo(tapped=tapped) as echo:
         for sent in (b"", b"GET ", request(), request(Host=b"xn--a"), request() + frame(1, b"hello")):
             stream = await echo.connect()
             stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -300,13 +375,14 @@ WRONG_FRAMES = {
     "text that is not UTF-8": (frame(1, b"\xff\xfe"), 1007),
     "text that ends within a character": (frame(1, b"\xe2\x82"), 1007),
     "a frame that is too big": (frame(1, b"x" * 1001), 1009),
+    "a length in more bytes than need be": (b"\x81\xfe\x00\x05" + bytes(4) + b"hello", 1002),
     "a frame that is too big in bytes only": (frame(1, "ä".encode() * 501), 1009),
     "a message that is too big in all": (frame(1, b"x" * 900, final=False) + frame(0, b"x" * 900), 1009),
 }
 
 
-async def test_every_wrong_frame_is_answered_with_its_close_code_and_the_next_client_is_served() -> None:
-    async with open_echo() as echo:
+async def test_every_wrong_frame_is_answered_with_its_close_code_and_the_next_client_is_served(tapped: bool) -> None:
+    async with open_echo(tapped=tapped) as echo:
         for what, (sent, code) in WRONG_FRAMES.items():
             stream = await echo.upgraded()
             async with stream:
@@ -319,8 +395,8 @@ async def test_every_wrong_frame_is_answered_with_its_close_code_and_the_next_cl
         assert not echo.faults
 
 
-async def test_a_ping_after_our_close_is_ignored() -> None:
-    async with open_echo() as echo:
+async def test_a_ping_after_our_close_is_ignored(tapped: bool) -> None:
+    async with open_echo(tapped=tapped) as echo:
         stream = await echo.upgraded()
         async with stream:
             await stream.send_all(frame(1, b"close"))
@@ -332,8 +408,8 @@ async def test_a_ping_after_our_close_is_ignored() -> None:
         await echo.assert_serves()
 
 
-async def test_a_client_that_does_not_answer_our_close_is_dropped_in_time() -> None:
-    async with open_echo() as echo:
+async def test_a_client_that_does_not_answer_our_close_is_dropped_in_time(tapped: bool) -> None:
+    async with open_echo(tapped=tapped) as echo:
         stream = await echo.upgraded()
         async with stream:
             await stream.send_all(frame(1, b"close"))
@@ -343,8 +419,8 @@ async def test_a_client_that_does_not_answer_our_close_is_dropped_in_time() -> N
         await echo.assert_all_gone()
 
 
-async def test_messages_pings_and_fragments_are_answered_as_they_should_be() -> None:
-    async with open_echo() as echo, await echo.upgraded() as stream:
+async def test_messages_pings_and_fragments_are_answered_as_they_should_be(tapped: bool) -> None:
+    async with open_echo(tapped=tapped) as echo, await echo.upgraded() as stream:
         await stream.send_all(frame(9, b"1") + frame(1, b"he", final=False) + frame(9) + frame(0, b"llo"))
         expected = b"\x8a\x011" + b"\x8a\x00" + b"\x81\x05hello"
         received = b""
@@ -353,14 +429,14 @@ async def test_messages_pings_and_fragments_are_answered_as_they_should_be() -> 
         assert received == expected
 
 
-async def test_the_judge_sees_every_frame_also_the_empty_ones() -> None:
+async def test_the_judge_sees_every_frame_also_the_empty_ones(tapped: bool) -> None:
     seen: list[int] = []
 
     def judge(size: int) -> int | None:
         seen.append(size)
         return 4429 if len(seen) > 200 else None
 
-    async with open_echo(partial(talk, judge=judge)) as echo:
+    async with open_echo(tapped=tapped, judge=judge) as echo:
         stream = await echo.upgraded()
         async with stream:
             await stream.send_all(
@@ -393,8 +469,8 @@ def test_a_head_is_read_into_its_parts() -> None:
     assert (head.one("origin"), head.one("absent"), head.one("x-city")) == ("https://a.example", None, "München")
 
 
-async def test_a_fault_of_ours_is_logged_once_without_what_it_says_and_counted() -> None:
-    async with open_echo() as echo:
+async def test_a_fault_of_ours_is_logged_once_without_what_it_says_and_counted(tapped: bool) -> None:
+    async with open_echo(tapped=tapped) as echo:
         with capture_logs() as logs:
             stream = await echo.upgraded()
             async with stream:

@@ -1,7 +1,7 @@
 """The lobby: who may say what, what comes of it, and what is answered; the rooms behind it are in memory."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -11,10 +11,12 @@ from trio.testing import MockClock
 
 from halo import protocol
 from halo.actors.commands import View
+from halo.availability import Beaten
 from halo.clock import Clock
-from halo.errors import CapacityExceeded, NotFound, OfferResolved, Refusal, StoreUnavailable
+from halo.errors import CapacityExceeded, MitraOffline, NotFound, OfferResolved, Refusal, StoreUnavailable
 from halo.net.connection import Limits
 from halo.net.connections import Connections
+from halo.net.handshake import OpenWebSocket
 from halo.net.lobby import HEARTBEAT_SECONDS, Lobby, LobbyConnection
 from halo.net.presence import Presence
 from halo.net.stream import SocketStream
@@ -45,6 +47,10 @@ class Rooms:
     sessions: list[View] = field(default_factory=list)
     lit: list[LobbyConnection] = field(default_factory=list)
     """Whom the beacon shines upon."""
+    takes_in: bool = True
+    """Whether heartbeats may be handed in."""
+    handed_in: list[Callable[[Beaten], None]] = field(default_factory=list)
+    """Who is to be told what has become of each."""
 
     async def _note(self, *call: Any) -> None:
         await trio.lowlevel.checkpoint()
@@ -72,6 +78,12 @@ class Rooms:
 
     async def heartbeat(self, mitra_id: str, at: int) -> None:
         await self._note("heartbeat", mitra_id, at)
+
+    def hand_in(self, mitra_id: str, at: int, settled: Callable[[Beaten], None]) -> bool:
+        if self.takes_in:
+            self.calls.append(("hand_in", mitra_id, at))
+            self.handed_in.append(settled)
+        return self.takes_in
 
     async def start(
         self,
@@ -167,7 +179,9 @@ class Visitor:
 
     async def says(self, **frame: Any) -> list[dict[str, Any]]:
         self.connection._held = None
-        await self.connection.read(json.dumps(frame))
+        waiting = self.connection.hear(json.dumps(frame))
+        if waiting is not None:
+            await waiting
         return self.heard()
 
     def heard(self) -> list[dict[str, Any]]:
@@ -240,12 +254,96 @@ async def test_what_a_customer_does_is_done_and_acknowledged(
     assert {key: ack[key] for key in answer} == answer
 
 
-async def test_a_heartbeat_is_answered_only_when_it_has_an_id(autojump_clock: MockClock, rooms: Rooms) -> None:
+HANDED_IN, ASKED = ("hand_in", USER, NOON), ("heartbeat", USER, NOON)
+BEATEN = {"type": "heartbeat_ack", "id": "h-1", "server_time": "2026-11-24T12:00:00.000Z"}
+
+
+async def test_a_heartbeat_is_handed_in_and_answered_when_it_is_settled_and_only_when_it_has_an_id(
+    autojump_clock: MockClock, rooms: Rooms
+) -> None:
     mitra = Visitor(Party.MITRA, rooms)
+    await mitra.enters()
+    for frame, answers in (({}, []), ({"id": "h-1"}, [BEATEN])):
+        assert mitra.connection.hear(json.dumps({"type": "heartbeat", **frame})) is None  # nobody waits
+        assert mitra.heard() == []
+        rooms.handed_in.pop()(None)
+        assert mitra.heard() == answers
+    assert rooms.calls == [HANDED_IN] * 2
+
+
+@pytest.mark.parametrize("frame_id", [None, "h-1"])
+async def test_a_heartbeat_that_is_not_taken_is_refused(
+    autojump_clock: MockClock, rooms: Rooms, frame_id: str | None
+) -> None:
+    mitra = Visitor(Party.MITRA, rooms)
+    frame = {"type": "heartbeat"} if frame_id is None else {"type": "heartbeat", "id": frame_id}
+    assert await mitra.says(**frame) == []
+    rooms.handed_in.pop()(MitraOffline())
+    (refused,) = mitra.heard()
+    assert (refused["type"], refused.get("id"), refused["code"]) == ("refused", frame_id, MitraOffline().code)
+
+
+async def test_a_heartbeat_that_cannot_be_handed_in_is_waited_for(autojump_clock: MockClock, rooms: Rooms) -> None:
+    mitra = Visitor(Party.MITRA, rooms)
+    rooms.takes_in = False
+    assert await mitra.says(type="heartbeat", id="h-1") == [BEATEN]
     assert await mitra.says(type="heartbeat") == []
-    (ack,) = await mitra.says(type="heartbeat", id="h-1")
-    assert ack == {"type": "heartbeat_ack", "id": "h-1", "server_time": "2026-11-24T12:00:00.000Z"}
-    assert rooms.calls == [("heartbeat", USER, NOON)] * 2
+    rooms.refuses = StoreUnavailable()
+    (refused,) = await mitra.says(type="heartbeat", id="h-2")
+    assert (refused["id"], refused["code"]) == ("h-2", StoreUnavailable().code)
+    assert rooms.calls == [ASKED] * 3
+
+
+async def test_who_beats_faster_than_it_is_answered_waits(autojump_clock: MockClock, rooms: Rooms) -> None:
+    """Else one client could fill the batch of all."""
+    mitra = Visitor(Party.MITRA, rooms)
+    await mitra.says(type="heartbeat")
+    assert await mitra.says(type="heartbeat", id="h-1") == [BEATEN]
+    assert rooms.calls == [HANDED_IN, ASKED]
+    rooms.handed_in.pop()(None)
+    await mitra.says(type="heartbeat")
+    assert rooms.calls == [HANDED_IN, ASKED, HANDED_IN]
+
+
+class Websocket:
+    """Takes work for the socket's own task."""
+
+    def __init__(self) -> None:
+        self.works: list[Callable[[], Awaitable[None]]] = []
+
+    def do(self, work: Callable[[], Awaitable[None]]) -> None:
+        self.works.append(work)
+
+
+async def test_a_heartbeat_that_the_mirror_cannot_decide_is_asked_again_in_the_sockets_own_task(
+    autojump_clock: MockClock, rooms: Rooms
+) -> None:
+    mitra, websocket = Visitor(Party.MITRA, rooms), Websocket()
+    mitra.connection._websocket = cast(OpenWebSocket, websocket)
+    for refusal, answer in ((None, BEATEN["type"]), (MitraOffline(), "refused")):
+        await mitra.says(type="heartbeat", id="h-1")
+        rooms.refuses = refusal
+        rooms.handed_in.pop()("undecided")
+        assert mitra.heard() == []
+        await websocket.works.pop()()
+        (told,) = mitra.heard()
+        assert (told["type"], told["id"]) == (answer, "h-1")
+    assert rooms.calls == [HANDED_IN, ASKED] * 2
+
+
+@pytest.mark.parametrize("outcome", [None, "undecided", MitraOffline()])
+async def test_what_becomes_of_a_heartbeat_harms_nobody_after_its_socket_has_gone(
+    autojump_clock: MockClock, rooms: Rooms, outcome: Beaten
+) -> None:
+    mitra, websocket = Visitor(Party.MITRA, rooms), Websocket()
+    for gone in (False, True):
+        await mitra.says(type="heartbeat")
+        mitra.connection._websocket = None if gone else cast(OpenWebSocket, websocket)
+        if not gone:
+            mitra.connection.close(4000)
+        rooms.handed_in.pop()(outcome)
+        assert websocket.works == []
+        mitra = Visitor(Party.MITRA, rooms)
 
 
 MITRAS = ("heartbeat", "go_online", "go_offline", "offer_accept", "offer_decline")

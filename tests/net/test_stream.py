@@ -1,7 +1,9 @@
 """`halo.net.stream` on real sockets: nothing is lost, nothing interleaves, one system call a tick, and nobody waits for ever."""
 
 import contextlib
+import os
 import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -363,3 +365,49 @@ def test_a_text_frame_has_the_length_in_its_shortest_form(size: int, header: byt
 
 def test_a_ping_is_a_whole_frame() -> None:
     assert PING_FRAME == b"\x89\x00"
+
+
+@with_flusher
+async def test_what_lies_there_can_be_taken_without_waiting(flusher: Flusher) -> None:
+    near, far = open_pair(flusher)
+    async with near, far:
+        assert near.receive_now(10) is None
+        await far.send_all(b"hello")
+        await trio.lowlevel.wait_readable(near.fd)
+        assert (near.receive_now(3), near.receive_now(3), near.receive_now(3)) == (b"hel", b"lo", None)
+        assert near.received_bytes == 5
+        await far.send_eof()
+        await trio.lowlevel.wait_readable(near.fd)
+        assert near.receive_now(3) == b""
+    with pytest.raises(trio.ClosedResourceError):
+        near.receive_now(3)
+
+
+@with_flusher
+async def test_a_reset_is_found_without_waiting(flusher: Flusher) -> None:
+    near_end, far_end = socket_pair()
+    far_end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    far_end.close()
+    async with SocketStream(near_end, flusher) as near:
+        await trio.lowlevel.wait_readable(near.fd)
+        with pytest.raises(trio.BrokenResourceError):
+            near.receive_now(3)
+        near.abort()
+        with pytest.raises(trio.BrokenResourceError):
+            near.receive_now(3)
+
+
+@pytest.mark.parametrize("by_force", [False, True])
+def test_whoever_watches_the_descriptor_is_told_once_before_it_is_closed(by_force: bool) -> None:
+    async def close() -> None:
+        near, far = open_pair(Flusher())
+        near.on_close = lambda: seen.append(os.fstat(near.fd).st_ino > 0)
+        for _ in range(2):
+            if by_force:
+                near.abort()
+            await near.aclose()
+        await far.aclose()
+
+    seen: list[bool] = []
+    trio.run(close)
+    assert seen == [True]
