@@ -14,6 +14,9 @@ from halo.errors import MitraDeactivated, MitraOffline, Refusal
 Source: TypeAlias = Literal["mirror", "postgres"]
 """Where the facts came from."""
 
+Beaten: TypeAlias = Refusal | Literal["undecided"] | None
+"""What has become of a ping: taken (None), refused, or undecided, because the mirror did not know it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Presence:

@@ -11,7 +11,7 @@ from halo.store.mirror import Mirror  # isort: skip  (trio_asyncio first)
 import json
 from collections.abc import Collection
 from datetime import datetime
-from typing import Final
+from typing import Final, TypeAlias
 from uuid import uuid4
 
 import structlog
@@ -20,7 +20,7 @@ from halo.availability import Available
 from halo.clock import Clock, rfc3339
 from halo.store.available_twin import AvailableTwin
 from halo.store.mirror_keys import COUNT_ONLINE, READ_SNAPSHOT, WALK_WAITING, WRITE_SNAPSHOT
-from halo.store.valkey_link import Reply
+from halo.store.valkey_wire import Reply
 
 HEAD: Final = 64
 """How many of the line a search looks at first: mostly enough, for who has waited longest is seldom stale or excluded."""
@@ -32,6 +32,10 @@ RECOUNT_MS: Final = 2_000
 """A beacon changes at most so often (spec 4), so counting more often would tell nobody."""
 LOCK_MS: Final = 2_000
 """For one count: of 100,000 it takes half a second; one that died delays the next by this."""
+
+Place: TypeAlias = tuple[str, str]
+"""In the line: behind which mitra, and since when she is idle, as Valkey writes it."""
+LINE_BEGINS: Final[Place] = ("", "")
 
 log = structlog.get_logger()
 
@@ -51,17 +55,17 @@ class AvailableMitras:
     async def find_available(self, limit: int, exclude: Collection[str]) -> list[str]:
         """At most `limit` mitras with room, longest idle first."""
         found: dict[str, None] = {}
-        first, size = 0, HEAD
+        place, size = LINE_BEGINS, HEAD
         while len(found) < limit:
             # Who was found is excluded from the next page: the line may have moved meanwhile.
-            reply = await self._walk(first, size, limit - len(found), *exclude, *found)
+            reply = await self._walk(place, size, limit - len(found), *exclude, *found)
             if reply is None:
                 return await self._twin.find_available(limit, exclude)
-            looked_at, ids = reply
+            looked_at, ids, place = reply
             found.update((mitra_id.decode("ascii"), None) for mitra_id in ids)
             if looked_at < size:
                 break
-            first, size = first + looked_at, PAGE
+            size = PAGE
         return list(found)
 
     async def count_available(self) -> Available:
@@ -84,14 +88,13 @@ class AvailableMitras:
         return await self._twin.count_online() if count is None else int(count)
 
     async def _count(self, token: str) -> Available | None:
-        now, count, first = self._clock.now(), 0, 0
+        now, count, place = self._clock.now(), 0, LINE_BEGINS
         while True:
-            reply = await self._walk(first, PAGE, 0)
+            reply = await self._walk(place, PAGE, 0)
             if reply is None:
                 return None
-            looked_at, available = reply
+            looked_at, available, place = reply
             count += available
-            first += looked_at
             if looked_at < PAGE:
                 break
         self.counts += 1
@@ -102,15 +105,18 @@ class AvailableMitras:
         )  # whether it landed does not matter: the count is right, and the lock ends by itself
         return counted
 
-    async def _walk(self, first: int, size: int, want: int, *exclude: str) -> tuple[int, Reply] | None:
-        """How many were looked at, and who of them is available; None when the mirror cannot tell. With `want` 0 their number
-        instead."""
+    async def _walk(self, behind: Place, size: int, want: int, *exclude: str) -> tuple[int, Reply, Place] | None:
+        """How many were looked at, who of them is available, and where to go on; None when the mirror cannot tell. With `want` 0
+        their number instead."""
         keys = self._keys
         names = (keys.seeded, keys.online, keys.deactivated, keys.waiting)
         since = rfc3339(self._clock.now() - self._stale_after_ms)
-        line = (keys.heartbeat(""), since, first, first + size - 1, want)
+        line = (keys.heartbeat(""), since, *behind, size, want)
         reply = await self._mirror.read(("EVAL", WALK_WAITING, len(names), *names, *line, *exclude))
-        return None if reply is None else (reply[0], reply[1])
+        if reply is None:
+            return None
+        looked_at, found, last, idle_since = reply
+        return looked_at, found, (last.decode("ascii"), idle_since.decode("ascii"))
 
 
 def _encode(available: Available) -> str:

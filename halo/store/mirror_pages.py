@@ -16,7 +16,7 @@ import structlog
 
 from halo.clock import Moment
 from halo.store.mirror_keys import Keys
-from halo.store.valkey_link import Command, Reply
+from halo.store.valkey_wire import Command, Reply
 from halo.sweep import MirrorUnavailable
 
 PAGE: Final = 2_000

@@ -10,7 +10,7 @@ comes back may have come back empty. Read next: `halo/store/valkey_link.py` (the
     closed ──3 failures in a row──▶ open ──a probe answers──▶ closed, generation + 1
 """
 
-from halo.store.valkey_link import LINK_FAULTS, Command, Link, Reply, choose_link  # isort: skip  (trio_asyncio first)
+from halo.store.valkey_link import LINK_FAULTS, Link, choose_link  # isort: skip  (trio_asyncio first)
 
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -24,7 +24,8 @@ import trio_asyncio
 from redis.exceptions import ResponseError
 
 from halo.histogram import Histogram
-from halo.store.valkey_batch import Batch, Variadic
+from halo.store.valkey_batch import Batch, Unanswered, Variadic
+from halo.store.valkey_wire import Command, Reply
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -91,6 +92,20 @@ class Valkey:
         await self._settle(batch)
         return cast("Answer", self._checked(batch.answers[question][place]))
 
+    def hand_in(
+        self, question: Variadic[Item, Answer], item: Item, settled: Callable[[Answer | Unanswered], None]
+    ) -> bool:
+        """Ask as `ask` does, but wait for nothing: `settled` is called exactly once, later, in the owning task.
+
+        False, and nothing was asked: Valkey is known to be away.
+        """
+        try:
+            batch = self._open_batch(1)
+        except ValkeyUnavailable:
+            return False
+        batch.add_listener(question, batch.add_item(question, item), settled)
+        return True
+
     async def call(self, *commands: Command) -> Sequence[Reply]:
         """Send idempotent commands in one pipeline, in order, and return their replies. At most `CALL_SECONDS`.
 
@@ -150,6 +165,7 @@ class Valkey:
                     await self._turn()
             finally:
                 self.breaker = "open"  # nobody serves from here on
+                self._fail_queued("Valkey is being closed")
                 with trio.move_on_after(CLOSE_SECONDS, shield=True):
                     await self._hang_up()
 
@@ -171,11 +187,15 @@ class Valkey:
             await self._carry(batch)
 
     async def _carry(self, batch: Batch) -> None:
-        replies = await self._round_trip(batch.compose())
-        if isinstance(replies, str):
-            batch.fail(replies)
-        else:
-            batch.fill(replies)
+        replies: list[Reply] | str = "Valkey is being closed"
+        try:
+            replies = await self._round_trip(batch.compose())
+        finally:  # also when cancelled: who handed something in is told exactly once
+            if isinstance(replies, str):
+                batch.fail(replies)
+            else:
+                batch.fill(replies)
+            self.failures += batch.unanswered
 
     async def _round_trip(self, commands: Sequence[Command]) -> list[Reply] | str:
         """The replies, or the sentence why there are none. Without commands: the breaker's probe, the watch's look."""
@@ -228,9 +248,14 @@ class Valkey:
             log.warning("valkey_away", failure=failure)
         if self.breaker == "open":
             # Whoever still waits would wait for nothing.
-            while self._queue:
-                self._queue.popleft().fail(failure)
+            self._fail_queued(failure)
             self._work = trio.Event()
+
+    def _fail_queued(self, failure: str) -> None:
+        while self._queue:
+            batch = self._queue.popleft()
+            batch.fail(failure)
+            self.failures += batch.unanswered
 
     async def _hang_up(self) -> None:
         link, self._link = self._link, None

@@ -7,19 +7,29 @@ does no I/O and must never lose a place: every caller finds its own reply at the
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any, Generic, TypeVar
 
+import structlog
 import trio
 from redis.exceptions import ResponseError
 
-from halo.store.valkey_link import Command, Reply
+from halo.store.valkey_wire import Command, Reply
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
+log = structlog.get_logger()
+
 VARIADIC_ITEMS = 1_000
 """Lua's `unpack` takes about 8,000 values, and a script stops Valkey while it runs: a thousand pings are about a
 millisecond."""
+
+
+class Unanswered(Enum):
+    """What a listener gets when Valkey did not answer, or refused: not the same as its own nil, which is an answer."""
+
+    UNANSWERED = auto()
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +47,9 @@ class Batch:
     """Once `done` is set, `failure` says why there is nothing, or `replies` and `answers` hold what came back, in
     place."""
 
-    __slots__ = ("_asks", "_commands", "_plan", "answers", "done", "failure", "replies", "size")
+    __slots__ = (
+        "_asks", "_commands", "_listeners", "_plan", "answers", "done", "failure", "replies", "size", "unanswered",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.size = 0
@@ -47,8 +59,11 @@ class Batch:
         self.replies: Sequence[Reply] = ()
         self.answers: dict[Variadic[Any, Any], list[Any]] = {}
         """For each question an answer per item; a `ResponseError` where the server refused."""
+        self.unanswered = 0
+        """How many listeners had to be told `UNANSWERED`."""
         self._asks: dict[Variadic[Any, Any], list[Any]] = {}
         self._commands: list[Command] = []
+        self._listeners: list[tuple[Variadic[Any, Any], int, Callable[[Any], None]]] = []
         self._plan: list[tuple[Variadic[Any, Any], list[Any]]] = []
 
     def add_item(self, question: Variadic[Item, Any], item: Item) -> int:
@@ -57,6 +72,12 @@ class Batch:
         items.append(item)
         self.size += 1
         return len(items) - 1
+
+    def add_listener(
+        self, question: Variadic[Item, Answer], place: int, settled: Callable[[Answer | Unanswered], None]
+    ) -> None:
+        """Call `settled` once, with the answer at `place` or `UNANSWERED`; it must be quick."""
+        self._listeners.append((question, place, settled))
 
     def add_commands(self, commands: Sequence[Command]) -> int:
         """The place of the first in `replies`."""
@@ -80,9 +101,23 @@ class Batch:
             self.answers.setdefault(question, []).extend(
                 [reply] * len(part) if refused else question.split(reply, part)
             )
-        self.done.set()
+        self._tell()
 
     def fail(self, failure: str) -> None:
         """Tell everybody that nothing came back; what was sent may have landed."""
         self.failure = failure
+        self._tell()
+
+    def _tell(self) -> None:
+        """A supervisor of the listeners: the fault of one is logged, and ends neither the owner of the wire nor the others' answers."""
         self.done.set()
+        listeners, self._listeners = self._listeners, []
+        for question, place, settled in listeners:
+            answer = Unanswered.UNANSWERED if self.failure is not None else self.answers[question][place]
+            if isinstance(answer, Unanswered | ResponseError):
+                answer = Unanswered.UNANSWERED
+                self.unanswered += 1
+            try:
+                settled(answer)
+            except Exception as fault:  # noqa: BLE001
+                log.error("valkey_listener_failed", fault=type(fault).__name__)  # noqa: TRY400  its words may quote what was sent

@@ -15,31 +15,17 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 from urllib.parse import urlsplit
 
-import hiredis
 from redis.asyncio import Connection, ConnectionPool, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import (
-    AskError,
-    ClusterDownError,
-    ReadOnlyError,
-    RedisClusterException,
-    RedisError,
-    ResponseError,
-)
+from redis.exceptions import AskError, ClusterDownError, ReadOnlyError, RedisClusterException, RedisError
 
-Command: TypeAlias = tuple[str | bytes | int, ...]
-"""A command and its arguments. Only idempotent ones: an answer that is lost leaves the outcome unknown."""
-Reply: TypeAlias = Any
-"""What came back, in RESP 2 (bytes, int, None, lists), or a `ResponseError` in the place of this one command's
-reply."""
+from halo.store.valkey_wire import Command, Reply, Wire
+
 Result = TypeVar("Result")
-
-_pack = cast("Callable[[Command], bytes]", hiredis.pack_command)
-"""redis-py's asyncio connection packs in Python, some 2 µs an argument; this is 0.15, and a batch has thousands."""
 
 LINK_FAULTS = (RedisError, RedisClusterException, OSError, EOFError)
 """Everything by which redis-py says that the server did not answer; `TimeoutError` and TLS errors are `OSError`s."""
@@ -86,42 +72,35 @@ class DirectLink:
         }
         pool: Any = ConnectionPool.from_url(url, **options)  # only to read the URL: its methods have no types
         self._connection: Connection = pool.make_connection()
-        self._transport: asyncio.WriteTransport | None = None
+        self._transport: asyncio.Transport | None = None
+        self._wire: Wire | None = None
 
     async def connect(self) -> None:
         await _aio(self._connection.connect)
         writer = self._connection._writer  # noqa: SLF001  redis-py has no other way to its transport
         assert writer is not None
-        self._transport = writer.transport
+        self._transport = cast("asyncio.Transport", writer.transport)
+        self._wire = Wire(self._transport)
 
     async def identify(self) -> bytes:
         (reply,) = await self.exchange([("INFO", "server")])
         return reply.partition(b"run_id:")[2].partition(b"\r\n")[0] if isinstance(reply, bytes) else b""
 
     async def exchange(self, commands: Sequence[Command]) -> list[Reply]:
-        return await _aio(self._exchange, commands)
-
-    async def _exchange(self, commands: Sequence[Command]) -> list[Reply]:
-        connection = self._connection
-        if not connection.is_connected:
-            # Sending would connect again in silence, to a server that may have lost everything.
-            raise ConnectionResetError("the connection to Valkey is gone")
-        await connection.send_packed_command(b"".join(map(_pack, commands)), check_health=False)
-        replies: list[Reply] = []
-        for _ in commands:
-            try:
-                replies.append(await connection.read_response())
-            except (AskError, ClusterDownError, ReadOnlyError) as moved:
+        if self._wire is None:
+            raise ConnectionResetError("the link is not connected")
+        replies = await self._wire.exchange(commands)
+        for reply in replies:
+            if isinstance(reply, AskError | ClusterDownError | ReadOnlyError):
                 # `AskError` includes MOVED. After a failover the wire may lead to a replica for ever: connect anew.
-                raise ConnectionResetError("another server holds our keys now") from moved
-            except ResponseError as refused:
-                replies.append(refused)
+                raise ConnectionResetError("another server holds our keys now") from reply
         return replies
 
     async def close(self) -> None:
         await _aio(self._disconnect)
 
     async def _disconnect(self) -> None:
+        self._wire = None
         await self._connection.disconnect(nowait=True)
         if self._transport is not None:
             # redis-py only closes it, which waits for unsent bytes to leave: a hung server would keep the socket.

@@ -12,10 +12,11 @@ import pytest
 import trio
 
 from halo.availability import Presence, judge
-from halo.store.available import HEAD, PAGE, RECOUNT_MS, SNAPSHOT_MS
+from halo.store.available import HEAD, PAGE, RECOUNT_MS, SNAPSHOT_MS, Place
 from halo.store.available_twin import AvailableTwin
 from halo.store.mirror_twin import MirrorTwin
-from halo.store.valkey_link import Command, Link, Reply
+from halo.store.valkey_link import Link
+from halo.store.valkey_wire import Command, Reply
 from tests.store.available_house import KEYS, NOW, STALE_MS, House, change_something, open_house
 from tests.store.rows import new_id
 from tests.store.valkey_server import Server
@@ -177,6 +178,33 @@ async def test_a_line_of_thousands_is_walked_to_its_end(house: House) -> None:
     assert (await house.readers().count_available()).count == PAGE + 7
 
 
+@pytest.mark.parametrize("leaver", ["first", "last"])
+async def test_who_leaves_the_line_while_it_is_walked_hides_nobody_behind(
+    house: House, monkeypatch: pytest.MonkeyPatch, leaver: str
+) -> None:
+    """An empty answer would end a search at once, and a session that was handed on with it."""
+    monkeypatch.setattr("halo.store.available.HEAD", 3)
+    monkeypatch.setattr("halo.store.available.PAGE", 3)
+    stale = [await house.add_mitra(heard_ms=999_999, idle_ms=10_000 - n) for n in range(3)]
+    fresh = await house.add_mitra(idle_ms=5_000)
+    same = [await house.add_mitra(idle_ms=4_000) for _ in range(5)]
+    await house.mirror.seed()
+    readers, read = house.readers(), house.mirror.read
+    leaves = iter([stale[0] if leaver == "first" else stale[2]])
+
+    async def meanwhile(command: Command) -> Reply | None:
+        reply = await read(command)
+        for mitra_id in leaves:
+            await house.mirror.went_offline(mitra_id)
+        return reply
+
+    monkeypatch.setattr(house.mirror, "read", meanwhile)
+    assert await readers.find_available(1, ()) == [fresh]
+    found = await readers.find_available(100, ())
+    assert (found[0], set(found[1:]), len(found)) == (fresh, set(same), 6)
+    assert (await readers.count_available()).count == 6
+
+
 # ---- the twins
 
 
@@ -292,10 +320,10 @@ async def test_who_was_too_slow_to_count_does_not_write_over_the_count_of_anothe
     other = json.dumps({"available_mitras": 9, "as_of": "2026-11-23T20:15:01.000Z"})
     walk = readers._walk
 
-    async def slow_walk(first: int, size: int, want: int, *exclude: str) -> tuple[int, Reply] | None:
+    async def slow_walk(behind: Place, size: int, want: int, *exclude: str) -> tuple[int, Reply, Place] | None:
         await house.read("SET", KEYS.snapshot, other, "PX", str(SNAPSHOT_MS))
         await house.read("SET", KEYS.snapshot_lock, "another node", "PX", "2000")
-        return await walk(first, size, want, *exclude)
+        return await walk(behind, size, want, *exclude)
 
     readers._walk = slow_walk  # type: ignore[method-assign]
     assert (await readers.count_available()).count == 0
