@@ -26,15 +26,19 @@ log = structlog.get_logger(__name__)
 LOOK_SECONDS: Final = 1.0
 """One indexed statement; a row is noticed so late at most."""
 BREATH_SECONDS: Final = 0.05
-"""When somebody else holds the row: long enough for their transaction to be committed."""
+"""When somebody else holds the row: long enough for their transaction to be committed. Nobody notices that a push is later by it."""
 AWAY_SECONDS: Final = 0.5
 """The store has waited and tried again before it says that it is away."""
 DELIVERY_SECONDS: Final = 25.0
 """For one row: a new access token and the message itself may take 10 s each. Less than half of the lease."""
 COUNT_SECONDS: Final = 15.0
 """How often what waits is counted: it reads every row that is due or dead."""
-AT_ONCE: Final = 32
-"""Deliveries of one lane at the same time: at a usual 100 ms each, 300 rows a second. A provider that hangs holds no more than these."""
+AT_ONCE: Final = 96
+"""Deliveries of one lane at the same time: as many as begin at `PACE_SECONDS` while one of a slow provider's 300 ms is under way, so that the
+pace is the limit and not the provider. One that hangs holds no more than these."""
+FEW: Final = 16
+"""Of so few free slots a claim is put off for a breath, in which as many more become free at the pace: a claim is a transaction, and takes
+longer than the pause between two deliveries."""
 PACE_SECONDS: Final = 0.003
 """What a call costs us is 1.5 ms of CPU: begun all at once, thirty of them would keep everybody's messages waiting for 50 ms and more."""
 NO_SECOND_TRY: Final = RestartBudget(restarts=0)
@@ -102,6 +106,8 @@ class Lane:
         self._dice = ports.dice
         self._pace_seconds = pace_seconds
         """Between the beginnings of two deliveries, whatever waits."""
+        self._begins_at = 0.0
+        """Trio's clock when the last delivery was to begin."""
         self._free = trio.Semaphore(AT_ONCE, max_value=AT_ONCE)
         self._concluded: list[Outcome] = []
         self._to_record = trio.Event()
@@ -137,17 +143,24 @@ class Lane:
         while True:
             await self._free.acquire()
             self._free.release()
+            if self._free.value < FEW:
+                await trio.sleep(BREATH_SECONDS)  # one claim a row is what a slow provider would be waited for with
             wanted = self._free.value
             claims = await self._rows.claim(self.kind, wanted)
             for claim in claims:
                 self._free.acquire_nowait()
                 self._report.in_hand[self.kind] += 1
                 nursery.start_soon(self._handle, claim, name=f"outbox {claim.outbox_id}")
-                await trio.sleep(self._pace_seconds)
+                await self._keep_pace()
             if not claims:
                 await trio.sleep(BREATH_SECONDS)
             if len(claims) < wanted:
                 return
+
+    async def _keep_pace(self) -> None:
+        """Until the next delivery may begin. What was late is not made up for, or what a busy moment held up would begin all at once."""
+        self._begins_at = max(self._begins_at + self._pace_seconds, trio.current_time())
+        await trio.sleep_until(self._begins_at)
 
     async def _handle(self, claim: Claim) -> None:
         """One row, to its outcome, whatever happens."""

@@ -17,15 +17,22 @@ import httpx
 import trio
 
 from halo.clock import Moment
+from halo.net.sips import SippingBackend
 from halo.trace import HEADER, Trace
 
 CALL_SECONDS: Final = 10.0
 """For a whole call, however slowly its answer trickles. Google answers in 0.1 to 0.5 s."""
 ANSWER_BYTES_MAX: Final = 64 * 1024
 """Ten times the longest answer that is of use; of a longer one the rest is not read."""
-CONNECTIONS_MAX: Final = 64
-"""Twice the deliveries at the same time (`halo.actors.outbox.AT_ONCE`): a user may have two phones. All are kept: a TLS handshake costs
-more than the message."""
+PIECES_MAX: Final = 512
+"""Of a body: ten times as many as a long one comes in, and some 20 ms of work when each is a chunk of one byte."""
+CONNECTIONS_MAX: Final = 192
+"""Twice the deliveries at the same time (`halo.actors.outbox.AT_ONCE`): a user may have two phones."""
+IDLE_MAX: Final = 32
+"""Kept, since a TLS handshake costs more than the message; at the sender's pace fewer are idle at a time. The pool looks at each pair of
+idle ones before each call: with all of them kept that would be milliseconds."""
+KEPT_SECONDS: Final = 60.0
+"""How long it is kept: pushes of a quiet night come some seconds apart, and servers close theirs after minutes."""
 
 _DIGITS: Final = re.compile(r"[0-9]{1,9}", re.ASCII)
 
@@ -80,14 +87,19 @@ class Outgoing:
 
     async def _call(self, url: str, content: bytes, headers: Mapping[str, str]) -> Answer:
         answer: Answer | None = None
-        body = bytearray()
+        body, pieces = bytearray(), 0
         with trio.CancelScope() as enough:
             async with self._client.stream("POST", url, content=content, headers=headers) as response:
                 answer = Answer(response.status_code, b"", response.headers.get("retry-after"))
                 # Raw: what is compressed would be bounded only after it was unpacked. The client does not ask for it.
                 async for piece in response.aiter_raw():
+                    # Of chunks of one byte there are hundreds in what was read at once. Cancelled is only what waits inside of httpx.
+                    await trio.lowlevel.cancel_shielded_checkpoint()
+                    if enough.cancel_called:
+                        continue
+                    pieces += 1
                     body += piece[: ANSWER_BYTES_MAX - len(body)]
-                    if len(body) >= ANSWER_BYTES_MAX:
+                    if len(body) >= ANSWER_BYTES_MAX or pieces >= PIECES_MAX:
                         enough.cancel()  # leaving the loop would leave httpx's generators to the collector
         assert answer is not None  # only its body is ever cut short
         return replace(answer, body=bytes(body))
@@ -106,12 +118,17 @@ def trust_nobody() -> ssl.SSLContext:
 @asynccontextmanager
 async def open_outgoing(tls: ssl.SSLContext) -> AsyncIterator[Outgoing]:
     """A client for the body of the block."""
+    limits = httpx.Limits(
+        max_connections=CONNECTIONS_MAX, max_keepalive_connections=IDLE_MAX, keepalive_expiry=KEPT_SECONDS
+    )
+    transport = httpx.AsyncHTTPTransport(verify=tls, trust_env=False, limits=limits)
+    pool = transport._pool  # noqa: SLF001  # httpx has no other way to hand its pool a backend
+    pool._network_backend = SippingBackend(pool._network_backend)  # noqa: SLF001
     async with httpx.AsyncClient(
-        verify=tls,
+        transport=transport,
         follow_redirects=False,
         trust_env=False,
         timeout=CALL_SECONDS,
-        limits=httpx.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=CONNECTIONS_MAX),
         headers={"user-agent": "halo", "accept-encoding": "identity"},
     ) as client:
         yield Outgoing(client)

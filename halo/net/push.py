@@ -5,7 +5,7 @@ token or a text. Read next: `halo/push.py`, the message; `halo/net/fcm.py`, the 
 """
 
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 import trio
@@ -16,6 +16,12 @@ from halo.outbox import Claim, Delivery, Device
 from halo.push import Texts, fcm_message
 
 log = structlog.get_logger(__name__)
+
+PHONES_SECONDS: Final = 20.0
+"""For all phones of one row: a new access token and the message itself may take 10 s each. Below the sender's own patience
+(`halo.actors.outbox.DELIVERY_SECONDS`): who is cut off by the sender forgets which phones were reached, and rings at them again."""
+UNHEARD: Final = Told(Verdict.FAILED, "no answer in time")
+"""What is known of a phone until its answer is there."""
 
 
 class Messaging(Protocol):
@@ -36,10 +42,11 @@ class PushCourier:
         """To all phones that have it not yet, side by side."""
         if not claim.devices:
             return Delivery(nobody="no device")
-        told: dict[Device, Told] = {}
-        async with trio.open_nursery() as nursery:
-            for device in claim.devices:
-                if device.auth_session_id not in claim.reached:
+        wanted = [device for device in claim.devices if device.auth_session_id not in claim.reached]
+        told = dict.fromkeys(wanted, UNHEARD)
+        with trio.move_on_after(PHONES_SECONDS):
+            async with trio.open_nursery() as nursery:
+                for device in wanted:
                     nursery.start_soon(partial(self._send, claim, device, told))
         return _delivery(told)
 

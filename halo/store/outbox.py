@@ -80,9 +80,12 @@ class Outbox:
             for row in await self._db.fetch_all(SQL["count_waiting"])
         ]
 
-    async def list_dead(self, limit: int = 50, cursor: str | None = None) -> list[DeadLetter]:
-        """Dead letters, the newest first, from after the one that `cursor` names."""
-        rows = await self._db.fetch_all(SQL["list_dead"], {"limit": limit, "cursor": cursor})
+    async def list_dead(
+        self, limit: int = 50, cursor: str | None = None, kind: OutboxKind | None = None
+    ) -> list[DeadLetter]:
+        """Dead letters, refunds before pushes, the newest of each first, from after the one that `cursor` names; of one kind or of all."""
+        values: dict[str, Value] = {"limit": limit, "cursor": cursor, "kind": None if kind is None else kind.value}
+        rows = await self._db.fetch_all(SQL["list_dead"], values)
         return [
             DeadLetter(
                 outbox_id=row.outbox_id,

@@ -9,7 +9,15 @@ import trio
 from trio.testing import MockClock
 
 from halo.actors import outbox
-from halo.actors.outbox import AT_ONCE, DELIVERY_SECONDS, LOOK_SECONDS, Lane, LanePorts, OutboxSender
+from halo.actors.outbox import (
+    AT_ONCE,
+    DELIVERY_SECONDS,
+    LOOK_SECONDS,
+    PACE_SECONDS,
+    Lane,
+    LanePorts,
+    OutboxSender,
+)
 from halo.clock import Moment
 from halo.errors import StoreUnavailable
 from halo.outbox import GIVE_UP_MS, Claim, Delivery, OutboxKind, OutboxReport, OutboxStatus, Outcome
@@ -40,6 +48,7 @@ class FakeRows:
     rows: dict[str, Row] = field(default_factory=dict)
     away: bool = False
     looks: int = 0
+    claims: int = 0
     busy: set[str] = field(default_factory=set)
     """Rows that a step holds just now."""
 
@@ -70,6 +79,7 @@ class FakeRows:
 
     async def claim(self, kind: OutboxKind, limit: int) -> Sequence[Claim]:
         await self._arrive()
+        self.claims += 1
         now = CLOCK.now()
         claims = []
         for row in [row for row in self._ripe(kind) if row.due_at <= now][:limit]:
@@ -482,3 +492,33 @@ async def test_deliveries_begin_one_after_another_so_that_nobody_waits_for_many(
     office.nursery.start_soon(Lane(PUSH, office.courier, ports, pace_seconds=0.01).serve)
     await trio.sleep(1)
     assert [round(at * 100) for _, at in office.courier.carried] == list(range(10))
+
+
+def paced(office: Office, pace_seconds: float) -> Lane:
+    ports = LanePorts(rows=office.rows, clock=CLOCK, report=office.report, acknowledged=lambda *_: False)
+    return Lane(PUSH, office.courier, ports, pace_seconds=pace_seconds)
+
+
+async def test_a_provider_that_takes_its_time_is_not_what_rows_wait_for(
+    autojump_clock: MockClock, office: Office
+) -> None:
+    """The pace is: 0.3 s an answer would be a hundred rows a second with 32 at once, and one claim for each with no breath between."""
+    office.courier.takes_seconds = 0.3
+    for number in range(1_000):
+        office.rows.add(f"a{number}")
+    office.nursery.start_soon(paced(office, PACE_SECONDS).serve)
+    await trio.sleep(1_000 * PACE_SECONDS + 1.5)
+    assert office.report.finished == {(PUSH, SENT): 1_000}
+    assert office.rows.claims < 1_000 / 10
+
+
+async def test_the_time_that_a_delivery_took_us_is_not_added_to_the_pace_and_lateness_not_made_up_for(
+    autojump_clock: MockClock, office: Office
+) -> None:
+    lane = paced(office, 0.01)
+    began, moments = trio.current_time(), list[float]()
+    for busy_seconds in (0.004, 0.004, 0.025, 0.0, 0.0):
+        await trio.sleep(busy_seconds)
+        await lane._keep_pace()
+        moments.append(round(trio.current_time() - began, 6))
+    assert moments == [0.01, 0.02, 0.045, 0.055, 0.065]

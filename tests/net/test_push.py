@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 import trio
 
+from halo.actors.outbox import DELIVERY_SECONDS
 from halo.net import outgoing as outgoing_room
+from halo.net import push as push_room
+from halo.net import service_account as service_account_room
 from halo.net.fcm import Fcm
 from halo.net.outgoing import ANSWER_BYTES_MAX, open_outgoing, trust_nobody
 from halo.net.push import PushCourier, PushLog
@@ -100,6 +103,29 @@ class TestSending:
 
     async def test_a_template_of_another_version_is_refused_here(self, google: Google) -> None:
         assert (await google.deliver(a_claim(PHONE, template="horoscope"))).refusal == "no such template"
+
+    async def test_a_phone_that_was_reached_is_remembered_when_another_ones_answer_never_comes(
+        self, google: Google, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Or each retry rings at it again: the sender cuts off a courier that takes longer, and then knows nothing of either phone."""
+        monkeypatch.setattr(push_room, "PHONES_SECONDS", 0.5)
+        reached = trio.Event()
+
+        def answers(request: Request) -> Reply:
+            if request.token == TABLET.token:
+                return Reply(hangs=True)
+            reached.set()
+            return Reply()
+
+        google.provider.answers = answers
+        delivery = Delivery()
+        while not delivery.reached:  # a machine that is busy for half a second tries again, as the sender does
+            delivery = await google.deliver(a_claim(PHONE, TABLET))
+        assert reached.is_set()
+        assert delivery == Delivery(reached=("a-1",), failure="no answer in time", retry_after_ms=0)
+
+    def test_a_courier_is_back_before_the_sender_gives_it_up(self) -> None:
+        assert push_room.PHONES_SECONDS < DELIVERY_SECONDS
 
 
 class TestAnswers:
@@ -231,6 +257,25 @@ class TestAccessTokens:
                 nursery.start_soon(google.deliver)
         assert google.provider.tokens_given == 2
 
+    async def test_many_who_wait_for_one_that_is_not_given_hear_so_together_and_the_next_asks_again(
+        self, google: Google
+    ) -> None:
+        google.provider.token_reply = Reply(503)
+        heard: list[Delivery] = []
+
+        async def deliver() -> None:
+            heard.append(await google.deliver())
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(deliver)
+        assert {delivery.failure for delivery in heard} == {"no access token: 503"}
+        assert len(google.provider.assertions) == 1
+        await google.deliver()
+        assert len(google.provider.assertions) == 2
+        google.provider.token_reply = None
+        assert (await google.deliver()).reached == ("a-1",)
+
     async def test_an_account_that_is_refused_for_good_is_a_failure_that_may_be_mended(self, google: Google) -> None:
         google.provider.answers = lambda _: fcm_error(401, "UNAUTHENTICATED")
         assert (await google.deliver()).failure == "FCM 401 UNAUTHENTICATED"
@@ -290,7 +335,15 @@ class TestCredentials:
     def test_no_record_shows_the_key(self, tmp_path: Path) -> None:
         account = load_service_account(Provider(url="http://127.0.0.1:1").credentials(tmp_path))
         assert "PRIVATE" not in repr(account)
-        assert "PRIVATE" in account.private_key
+        assert "key-1" not in repr(account)
+
+    def test_the_key_is_read_once_and_signs_from_then_on(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Reading it takes longer than anybody may hold up the event loop."""
+        account = load_service_account(Provider(url="http://127.0.0.1:1").credentials(tmp_path))
+        monkeypatch.delattr(service_account_room, "load_pem_private_key")
+        monkeypatch.setattr("cryptography.hazmat.primitives.serialization.load_pem_private_key", None)
+        claims = claims_of(account.assertion(NOW), "http://127.0.0.1:1", NOW // 1000)
+        assert claims["iss"] == account.client_email
 
 
 async def test_no_proxy_of_the_environment_is_used(google: Google, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -300,6 +300,27 @@ class TestReplay:
             cursor = page[-1].outbox_id
         assert len(pages) == len(set(pages)) == 5
 
+    async def test_dead_refunds_stand_before_every_dead_push_however_many_there_are(self, house: House) -> None:
+        """A wrong key kills every push of an hour; the money that is owed must not be on the hundredth page."""
+        refunds = []
+        for _ in range(3):
+            refunds.append((await house.add_refund())[1])
+            house.clock.moment += 1
+        await house.outbox.record([became(claim, DEAD) for claim in await house.outbox.claim(REFUND, 10)])
+        for _ in range(5):
+            await house.add()
+        await house.outbox.record([became(claim, DEAD) for claim in await house.outbox.claim(PUSH, 10)])
+        await house.db.execute("UPDATE outbox SET created_at = now() - interval '1 day' WHERE kind = 'refund'")
+        pages, cursor = list[OutboxKind](), None
+        while page := await house.outbox.list_dead(2, cursor):
+            pages += [letter.kind for letter in page]
+            cursor = page[-1].outbox_id
+        assert pages == [REFUND] * 3 + [PUSH] * 5
+        only = await house.outbox.list_dead(50, kind=REFUND)
+        assert sorted(letter.outbox_id for letter in only) == sorted(refunds)
+        first, *rest = [letter.outbox_id for letter in await house.outbox.list_dead(50, kind=PUSH)]
+        assert [letter.outbox_id for letter in await house.outbox.list_dead(50, first, PUSH)] == rest
+
 
 async def test_what_waits_is_counted_by_kind_and_status(house: House) -> None:
     await house.add(due_in_ms=-7_000)
@@ -311,6 +332,26 @@ async def test_what_waits_is_counted_by_kind_and_status(house: House) -> None:
     await house.outbox.record([became(claim, DEAD)])
     counted = {(row.kind, row.status): (row.count, row.oldest_due_at) for row in await house.outbox.count_waiting()}
     assert counted == {(PUSH, DUE): (2, NOW - 7_000), (PUSH, DEAD): (1, None), (REFUND, DUE): (1, NOW)}
+
+
+async def test_what_is_put_off_again_and_again_is_as_late_as_when_it_was_due_first(house: House) -> None:
+    """Or a provider that is away for hours looks as if everything had come due a moment ago."""
+    await house.add()
+    for _ in range(3):
+        claim = await house.claim()
+        await house.outbox.record([became(claim, DUE, due_at=house.clock.moment + 30_000, error="FCM 503")])
+        house.clock.moment += 30_000
+    [row] = await house.outbox.count_waiting()
+    assert (row.kind, row.status, row.count, row.oldest_due_at) == (PUSH, DUE, 1, NOW)
+
+
+async def test_the_day_of_a_replayed_letter_begins_with_its_replay(house: House) -> None:
+    outbox_id = await house.add()
+    await house.outbox.record([became(await house.claim(), DEAD, error="FCM 403")])
+    house.clock.moment += 3_600_000
+    await house.outbox.replay(outbox_id, "Ani")
+    [row] = await house.outbox.count_waiting()
+    assert (row.status, row.oldest_due_at) == (DUE, NOW + 3_600_000)
 
 
 async def test_a_claim_reads_only_what_is_due_however_much_was_sent(house: House) -> None:

@@ -240,18 +240,31 @@ async def test_providers_that_hang_keep_nobody_waiting_and_get_everything_once_t
         await house.go_online(mitra)
         with trio.fail_after(PATIENCE_SECONDS):
             session_id = await house.pair(customer, mitra)
-            async with house.chat(session_id, customer) as chat, house.chat(session_id, mitra) as other:
-                await chat.expect("welcome")
+            async with house.chat(session_id, mitra) as other:
                 await other.expect("welcome")
-                await chat.send("message", id="1", body="hello")
-                assert (await other.expect("message"))["body"] == "hello"
+                async with house.chat(session_id, customer) as chat:
+                    await chat.expect("welcome")
+                    await chat.send("message", id="1", body="hello")
+                    assert (await other.expect("message"))["body"] == "hello"
                 await house.call(mitra, "POST", f"/api/chat/{session_id}/end")
-                await chat.expect("session_ended")
-                await until(lambda: [request for request in provider.requests if request.path == "/refunds"])
-        [row] = await outbox(house, "refund_due")
-        assert row.status == "due"
-        provider.answers = lambda _: Reply()
+                await other.expect("session_ended")
+            await until(lambda: [request for request in provider.requests if request.path == "/refunds"])
+            await until(lambda: pushed(provider, "session_ended"))
+        [refund], [push] = await outbox(house, "refund_due"), await outbox(house, "session_ended")
+        assert (refund.status, push.status, push.user_id) == ("due", "due", customer.user_id)
+        taken: list[Request] = []
+
+        def take(request: Request) -> Reply:
+            taken.append(request)
+            return Reply()
+
+        provider.answers = take
         await until_status(house, "refund_due", "sent")
+        await until_status(house, "session_ended", "sent")
+        assert [request.json["refund_id"] for request in taken if request.path == "/refunds"]
+        messages = [request.json["message"] for request in taken if request.path.endswith("messages:send")]
+        ended = [message for message in messages if message["data"]["outbox_id"] == push.outbox_id]
+        assert {message["token"] for message in ended} == {"phone"}
         await house.require_invariants()
 
 

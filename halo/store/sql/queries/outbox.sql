@@ -64,16 +64,18 @@ WHERE o.status = 'due' AND NOT EXISTS (SELECT FROM moved WHERE moved.outbox_id =
 UPDATE auth_sessions SET push_token = NULL WHERE push_token = ANY(%(tokens)s::text[])
 
 -- name: count_waiting
-SELECT kind, status, count(*) AS count, min(due_at) FILTER (WHERE status = 'due') AS oldest_due_at
+-- A row that was put off is as late as at its first attempt: a provider that is away must not look as if all came due a moment ago.
+SELECT kind, status, count(*) AS count, min(least(due_at, first_attempt_at)) FILTER (WHERE status = 'due') AS oldest_due_at
 FROM outbox WHERE status IN ('due', 'dead') GROUP BY kind, status
 
 -- name: list_dead
+-- Refunds before pushes (`kind` backwards): money that is owed is not looked for behind every push that a wrong key has killed.
 SELECT outbox_id, kind, user_id, session_id, template, attempts, last_error, created_at, finished_at
 FROM outbox
-WHERE status = 'dead'
+WHERE status = 'dead' AND (%(kind)s::text IS NULL OR kind = %(kind)s::text)
   AND (%(cursor)s::uuid IS NULL
-       OR (created_at, outbox_id) < (SELECT c.created_at, c.outbox_id FROM outbox c WHERE c.outbox_id = %(cursor)s::uuid))
-ORDER BY created_at DESC, outbox_id DESC
+       OR (kind, created_at, outbox_id) < (SELECT c.kind, c.created_at, c.outbox_id FROM outbox c WHERE c.outbox_id = %(cursor)s::uuid))
+ORDER BY kind DESC, created_at DESC, outbox_id DESC
 LIMIT %(limit)s
 
 -- name: find_status
