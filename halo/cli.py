@@ -23,6 +23,7 @@ from halo.demo.told import Teller
 from halo.doctor import examine, told
 from halo.errors import Refusal
 from halo.explain import explain_session
+from halo.load.command import load
 from halo.log import chosen_format, configure_logging
 from halo.operator_account import Role, operator_name
 from halo.settings import SETTINGS, SettingInvalid, Settings
@@ -251,6 +252,9 @@ def demo(as_json: bool, keep: bool) -> None:
     """
     configure_logging("warning", "console")
     sys.exit(trio.run(play, Teller(as_json=as_json), keep))
+
+
+main.add_command(load)
 
 
 if __name__ == "__main__":

@@ -38,20 +38,23 @@ class NothingCame(Exception):
 class ApiClient:
     """The HTTP API as one person: `await api.post("/api/payments", {...})`."""
 
-    def __init__(self, base_url: str, headers: Mapping[str, str] | None = None) -> None:
-        self._http = httpx.AsyncClient(base_url=base_url, headers=dict(headers or {}), timeout=10.0, trust_env=False)
+    def __init__(self, base_url: str, headers: Mapping[str, str] | None = None, *, verify: bool = True) -> None:
+        self._http = httpx.AsyncClient(
+            base_url=base_url, headers=dict(headers or {}), timeout=10.0, trust_env=False, verify=verify
+        )
 
     async def aclose(self) -> None:
         await self._http.aclose()
 
     async def call(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Any:
-        """The decoded answer, None for 204.
+        """The decoded answer, None for 204. A body of bytes is sent as it is, for whoever has signed it.
 
         Raises:
             CallRefused: any status of 400 or above.
             httpx.TransportError: nobody answered.
         """
-        answer = await self._http.request(method, path, json=body, headers=dict(headers or {}))
+        content = {"content": body} if isinstance(body, bytes) else {"json": body}
+        answer = await self._http.request(method, path, headers=dict(headers or {}), **content)
         if answer.status_code >= 400:
             raise CallRefused(answer.status_code, _decoded(answer))
         return answer.json() if answer.content else None
