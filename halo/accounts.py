@@ -6,11 +6,29 @@ belong to it; none loses any, and each exists once. Nothing here knows an event,
 Read next: `halo/rules.py`, which says when each move is made.
 """
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from halo.clock import Moment
 from halo.session import EndReason, Extension, Session, SessionStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """A payment that a session has used, and what may still be given back on it, in minor units."""
+
+    payment_request_id: str
+    amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one payment gives back of a session's time left: money in minor units, and the time that it stands for."""
+
+    payment_request_id: str
+    amount: int
+    refunded_ms: int
 
 
 class TimeLeft(StrEnum):
@@ -135,3 +153,35 @@ def refund_amount(session: Session) -> int:
     if session.paid_ms == 0:
         return 0
     return -(-session.paid_amount * session.refunded_ms // session.paid_ms)
+
+
+def spread(amount: int, refunded_ms: int, charges: Sequence[Charge]) -> tuple[Share, ...]:
+    """`amount` laid upon `charges` in their order, none above its own; the time goes with the money, and both sum to the whole.
+
+    Nobody can be paid back more on a payment than was charged on it: the provider would refuse it. Charges that do not bear the whole
+    amount are no session's (M4); then the rest stays unrefunded, and an invariant says so.
+    """
+    shares, laid, told_ms = list[Share](), 0, 0
+    for charge in charges:
+        part = min(charge.amount, amount - laid)
+        if part <= 0:
+            continue
+        laid += part
+        upto_ms = refunded_ms * laid // amount
+        shares.append(Share(charge.payment_request_id, part, upto_ms - told_ms))
+        told_ms = upto_ms
+    return tuple(shares)
+
+
+def in_whole_units(parts: Sequence[int], unit: int) -> tuple[int, ...]:
+    """The parts as whole multiples of `unit` that sum to their sum, which is rounded down as people read a clock.
+
+    Each is less than one unit off, and a part of nothing stays nothing: the units that rounding down has lost go to the largest
+    remainders, the first of equals. Rounded one by one, the accounts on the page would not add up to what was paid.
+    """
+    wholes = [part // unit for part in parts]
+    missing = sum(parts) // unit - sum(wholes)
+    by_remainder = sorted(range(len(parts)), key=lambda index: -(parts[index] % unit))
+    for index in by_remainder[:missing]:
+        wholes[index] += 1
+    return tuple(whole * unit for whole in wholes)

@@ -50,9 +50,13 @@ def extension_requested(session: Session, event: ExtensionRequested) -> Decision
         Send(frame=notices.paused(extension)),
     )
     evidence = {
+        "by": _DECIDERS[DecidedBy.CUSTOMER],
         "extension_id": extension.extension_id,
+        "payment_request_id": extension.payment_request_id,
+        "payment_status": PaymentStatus.CONFIRMED.value,
         "duration_minutes": extension.duration_minutes,
         "price": extension.price,
+        "deadline_at": rfc3339(extension.deadline_at),
         "timeout_seconds": extension.timeout_seconds,
         "default_action_on_timeout": extension.default_action_on_timeout.value,
         "refusal_outcome": extension.refusal_outcome.value,
@@ -69,7 +73,11 @@ def extension_answered(session: Session, event: ExtensionAnswered) -> Decision:
         ExtensionResolved: another request was meant than the one that waits.
     """
     extension = _pending(session, event.extension_id)
-    evidence = {"extension_id": extension.extension_id}
+    evidence = {
+        **_grounds(session, extension, event.at, DecidedBy.MITRA),
+        "mitra_id": session.mitra_id,
+        "payment_status": PaymentStatus.CONFIRMED.value,
+    }
     if event.accepted:
         after, effects = _accepted(session, extension, event.at, DecidedBy.MITRA)
         return Decision(session=after, effects=effects, cause="mitra_accepted", evidence=evidence)
@@ -94,7 +102,8 @@ def extension_cancelled(session: Session, event: ExtensionCancelled) -> Decision
         Send(frame=notices.extension_response(extension, DecidedBy.CUSTOMER, None)),
         said,
     )
-    evidence = {"extension_id": extension.extension_id}
+    # Its payment's status is left out: nobody read it, for a wish needs no money.
+    evidence = {**_grounds(session, extension, event.at, DecidedBy.CUSTOMER), "customer_id": session.customer_id}
     return Decision(session=after, effects=effects, cause="customer", evidence=evidence)
 
 
@@ -112,7 +121,10 @@ def extension_unpaid(session: Session, event: PaymentFailed) -> Decision:
         Send(frame=notices.extension_response(extension, DecidedBy.PAYMENT, None)),
         said,
     )
-    evidence = {"extension_id": extension.extension_id}
+    evidence = {
+        **_grounds(session, extension, event.at, DecidedBy.PAYMENT),
+        "payment_status": PaymentStatus.FAILED.value,
+    }
     return Decision(session=after, effects=effects, cause="payment_failed", evidence=evidence)
 
 
@@ -120,15 +132,19 @@ def policy_decides(session: Session, event: DeadlineReached) -> Decision:
     """Nobody answered in time: the policy that was copied onto the request decides, on the evidence in the event."""
     extension = _pending(session)
     if extension.default_action_on_timeout is TimeoutAction.AUTO_REJECT:
-        cause = "policy_rejected"
+        cause, decided_by = "policy_rejected", DecidedBy.POLICY
         after, effects = _refused(session, extension, event.at, DecidedBy.POLICY, event.config)
     elif _is_there(event.reachability):
-        cause = "policy_approved"
+        cause, decided_by = "policy_approved", DecidedBy.POLICY
         after, effects = _accepted(session, extension, event.at, DecidedBy.POLICY)
     else:
-        cause = "safeguard_tripped"
+        cause, decided_by = "safeguard_tripped", DecidedBy.SAFEGUARD
         after, effects = _refused(session, extension, event.at, DecidedBy.SAFEGUARD, event.config)
-    evidence = _evidence(extension, event.reachability)
+    evidence = {
+        **_grounds(session, extension, event.at, decided_by),
+        "payment_status": PaymentStatus.CONFIRMED.value,
+        **(event.reachability.evidence() if event.reachability is not None else {}),
+    }
     return Decision(session=after, effects=effects, cause=cause, evidence=evidence)
 
 
@@ -148,14 +164,34 @@ def _is_there(seen: Reachability | None) -> bool:
     return seen is not None and seen.online and seen.heartbeat_fresh and seen.connected
 
 
-def _evidence(extension: Extension, seen: Reachability | None) -> dict[str, Any]:
-    policy = {
+_DECIDERS = {
+    DecidedBy.MITRA: "mitra",
+    DecidedBy.POLICY: "policy",
+    DecidedBy.SAFEGUARD: "safeguard",
+    DecidedBy.CUSTOMER: "customer",
+    DecidedBy.PAYMENT: "payment provider",
+}
+"""Who decided, for those who read the timeline; the values of `DecidedBy` are those of the wire."""
+
+
+def _grounds(session: Session, extension: Extension, at: Moment, decided_by: DecidedBy) -> dict[str, Any]:
+    """What every decision about a request rests on: who decided and when, by which policy, about which payment, with what left.
+
+    Who adds a `payment_status` has it held by the step itself: a payment that is something else by then overtakes it.
+    """
+    grounds = {
+        "by": _DECIDERS[decided_by],
         "extension_id": extension.extension_id,
-        "default_action_on_timeout": extension.default_action_on_timeout.value,
-        "config_version": extension.config_version,
+        "payment_request_id": extension.payment_request_id,
+        "asked_at": rfc3339(extension.requested_at),
+        "decided_at": rfc3339(at),
         "deadline_at": rfc3339(extension.deadline_at),
+        "default_action_on_timeout": extension.default_action_on_timeout.value,
+        "refusal_outcome": extension.refusal_outcome.value,
+        "config_version": extension.config_version,
+        "remaining_ms": session.remaining_ms,
     }
-    return policy if seen is None else policy | seen.evidence()
+    return grounds if session.grace_left_ms is None else {**grounds, "grace_left_ms": session.grace_left_ms}
 
 
 def _accepted(

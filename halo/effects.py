@@ -47,9 +47,9 @@ class FailUnusedPayments:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefundTimeLeft:
-    """Money for minutes that were paid and cannot be served; `amount` in minor units."""
+    """Money for minutes that were paid and cannot be served; `amount` in minor units, given back on the payments that were charged for
+    the session, the last one first (`halo.accounts.spread`)."""
 
-    payment_request_id: str
     amount: int
     currency: str
     refunded_ms: int

@@ -6,6 +6,7 @@ Read next: `halo/rules.py`, whose table names these.
 """
 
 from dataclasses import replace
+from typing import Any
 
 from halo import accounts, notices
 from halo.accounts import TimeLeft
@@ -44,7 +45,7 @@ def grace_over(session: Session, event: DeadlineReached) -> Decision:
 def nobody_found(session: Session, event: SearchFailed) -> Decision:
     """Everybody was asked, and no other mitra took over."""
     ended = _end(session, event.at, EndReason.NO_MITRA, TimeLeft.REFUNDED, cause=event.cause)
-    return replace(ended, evidence={"pairing_id": event.pairing_id})
+    return replace(ended, evidence={**ended.evidence, "pairing_id": event.pairing_id})
 
 
 def search_over(session: Session, event: DeadlineReached) -> Decision:
@@ -111,13 +112,24 @@ def _end(session: Session, at: Moment, reason: EndReason, time_left: TimeLeft, *
     effects.append(FailUnusedPayments(session_id=session.session_id))
     amount = accounts.refund_amount(ended)
     if amount:
-        effects.append(
-            RefundTimeLeft(
-                payment_request_id=session.payment_request_id,
-                amount=amount,
-                currency=session.currency,
-                refunded_ms=ended.refunded_ms,
-            )
-        )
+        effects.append(RefundTimeLeft(amount=amount, currency=session.currency, refunded_ms=ended.refunded_ms))
     effects.append(Send(frame=notices.ended(ended)))
-    return Decision(session=ended, effects=tuple(effects), cause=cause)
+    evidence = _evidence(session, at, time_left, amount)
+    return Decision(session=ended, effects=tuple(effects), cause=cause, evidence=evidence)
+
+
+def _evidence(session: Session, at: Moment, time_left: TimeLeft, refund_amount: int) -> dict[str, Any]:
+    """What was still open when it ended, and who got it: the request, the payment on hold, the time left."""
+    evidence: dict[str, Any] = {}
+    if session.status is SessionStatus.PENDING_PAYMENT:
+        evidence["payment_request_id"] = session.payment_request_id
+    if session.extension is not None:
+        evidence |= {
+            "extension_id": session.extension.extension_id,
+            "payment_request_id": session.extension.payment_request_id,
+        }
+    if left_ms := accounts.settled(session, at).remaining_ms:
+        evidence |= {"remaining_ms": left_ms, "time_left": time_left.value}
+    if refund_amount:
+        evidence |= {"refund_amount": refund_amount, "currency": session.currency}
+    return evidence

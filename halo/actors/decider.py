@@ -8,6 +8,7 @@ else (`reload`). Read next: `halo/rules.py`, whose `step` it calls, and `halo/st
 
 import uuid
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from time import perf_counter
 from typing import TypeAlias
 
@@ -143,11 +144,18 @@ class Decider:
             if event is None:
                 return None
             before = self.session
+
+            def decide_again(before: Session = before, event: Event = event) -> Step:
+                again = self._unspoken = step(before, replace(event, at=self._ports.clock.now()))
+                return again
+
             decided = step(before, event)
             try:
                 self.is_uncertain, self._unspoken = True, decided
                 began = perf_counter()
-                await self._ports.rows.commit(before, decided, str(uuid.uuid4()), self._audience.parties())
+                decided = await self._ports.rows.commit(
+                    before, decided, str(uuid.uuid4()), self._audience.parties(), decide_again
+                )
             except StepOvertaken:
                 self._unspoken = None
                 continue

@@ -17,7 +17,7 @@ import trio
 from halo.availability import is_fresh, newest
 from halo.clock import Clock, Moment
 from halo.errors import StoreUnavailable
-from halo.sweep import MirrorUnavailable, SweepName, SweepReport, Swept, form_opinion, is_warm
+from halo.sweep import FIRST_RUN, MirrorUnavailable, SweepName, SweepReport, Swept, form_opinion, is_warm
 
 log = structlog.get_logger(__name__)
 
@@ -48,19 +48,21 @@ class SweptMirror(Protocol):
 
     def give_back(self, pings: Mapping[str, Moment]) -> None: ...
 
-    async def swept_offline(self, seen: Mapping[str, Moment]) -> list[str]: ...
+    async def swept_offline(self, seen: Mapping[str, Moment]) -> Mapping[str, Moment]: ...
+
+    async def went_online_all(self, heard: Mapping[str, Moment]) -> None: ...
 
     async def reseed(self) -> tuple[int, Mapping[str, int]]: ...
 
 
 class SetOffline(Protocol):
-    """Who is offline in Postgres now, and the row's version of those whom this run has set so."""
+    """Who is offline in Postgres now, and of those whom this run has set so, the version of what is said of them."""
 
     @property
     def offline(self) -> Sequence[str]: ...
 
     @property
-    def row_versions(self) -> Mapping[str, str]: ...
+    def presence_versions(self) -> Mapping[str, int]: ...
 
 
 class SweptRows(Protocol):
@@ -68,7 +70,7 @@ class SweptRows(Protocol):
 
     async def set_offline(self, seen: Mapping[str, Moment]) -> SetOffline: ...
 
-    async def set_online_again(self, row_versions: Mapping[str, str]) -> int: ...
+    async def set_online_again(self, presence_versions: Mapping[str, int]) -> list[str]: ...
 
     async def record_heartbeats(self, beats: Mapping[str, Moment]) -> int: ...
 
@@ -92,10 +94,12 @@ class Sweep:
         self.report = SweepReport(name=name, interval_seconds=interval_seconds)
 
     async def serve(self) -> NoReturn:
-        """Every `interval_seconds`, for ever; the first time after one."""
+        """Every `interval_seconds`, for ever; the first time after `FIRST_RUN` of one."""
+        pause_seconds = FIRST_RUN[self.report.name] * self.report.interval_seconds
         while True:
-            await trio.sleep(self.report.interval_seconds)
+            await trio.sleep(pause_seconds)
             await self.run()
+            pause_seconds = self.report.interval_seconds
 
     async def run(self) -> Swept:
         """Once. Stores that are away are told in what is returned."""
@@ -177,14 +181,21 @@ class AutoOffline:
         return len(online), stale, pages.built_at
 
     async def _set_offline(self, stale: Mapping[str, Moment]) -> int:
-        """How many went offline. A ping that comes meanwhile wins: the mirror keeps her, and Postgres takes it back."""
+        """How many went offline. A ping that comes meanwhile wins: the mirror keeps her, and Postgres takes it back.
+
+        The mirror is told again at the end: a reseed in between has put her out, for it believes Postgres.
+        """
         count, rest = 0, iter(stale.items())
         while part := dict(islice(rest, OFFLINE_AT_ONCE)):
             with trio.CancelScope(shield=True):  # a few statements; half way between the stores is no place to end
                 done = await self._rows.set_offline(part)
                 heard = await self._mirror.swept_offline({mitra_id: part[mitra_id] for mitra_id in done.offline})
-                back = {mitra_id: done.row_versions[mitra_id] for mitra_id in heard if mitra_id in done.row_versions}
-                count += len(done.row_versions) - (await self._rows.set_online_again(back) if back else 0)
+                versions = done.presence_versions
+                mine = {mitra_id: versions[mitra_id] for mitra_id in heard if mitra_id in versions}
+                back = await self._rows.set_online_again(mine) if mine else []
+                if back:
+                    await self._mirror.went_online_all({mitra_id: heard[mitra_id] for mitra_id in back})
+                count += len(versions) - len(back)
             await trio.lowlevel.checkpoint()
         return count
 

@@ -16,9 +16,9 @@ from typing import NoReturn, TypeVar
 import structlog
 import trio
 
-from halo.availability import Presence, Verdict, check_heartbeat, judge, newest
+from halo.availability import Beaten, Presence, Verdict, check_heartbeat, judge, newest
 from halo.clock import Clock, Moment, rfc3339
-from halo.errors import StoreUnavailable
+from halo.errors import Refusal, StoreUnavailable
 from halo.store.mirror_changes import (
     LEAVE_UNLESS_HEARD,
     compose_activated,
@@ -27,12 +27,12 @@ from halo.store.mirror_changes import (
     compose_offline,
     compose_online,
 )
-from halo.store.mirror_keys import HEARTBEATS, NOT_ACTIVE, NOT_ONLINE, PRESENCES, Keys
+from halo.store.mirror_keys import HEARTBEATS, NOT_ACTIVE, NOT_ONLINE, PRESENCES, TAKEN, Keys
 from halo.store.mirror_pages import OnlinePages, read_moment
 from halo.store.mirror_seed import Seed
 from halo.store.mirror_twin import MirrorTwin, MitraRow, Rows
-from halo.store.valkey_batch import Variadic
-from halo.store.valkey_link import Command, Reply
+from halo.store.valkey_batch import Unanswered, Variadic
+from halo.store.valkey_wire import Command, Reply
 from halo.sweep import MirrorUnavailable
 
 SEED_PAUSE_SECONDS = 0.5
@@ -93,18 +93,25 @@ class Mirror:
 
     async def went_online(self, mitra_id: str, at: Moment) -> None:
         """After Postgres has committed it. An error is logged, counted and forgotten: the next seed heals it."""
-        self._heard(mitra_id, at)
+        await self.went_online_all({mitra_id: at})
+
+    async def went_online_all(self, heard: Mapping[str, Moment]) -> None:
+        """The same for some hundred mitras at most, each with the moment when she was heard of."""
+        for mitra_id, at in heard.items():
+            self._heard(mitra_id, at)
+        commands = [compose_online(self._keys, mitra_id, rfc3339(at)) for mitra_id, at in heard.items()]
         with trio.CancelScope(shield=True):  # both parts are bounded; half way she would be online and never offered
-            if await self._write("went_online", compose_online(self._keys, mitra_id, rfc3339(at))):
+            if await self._write("went_online", *commands):
                 # Only now: a capacity that was written before she stood among those online has not put her among the waiting.
                 with trio.move_on_after(REFRESH_SECONDS) as patience:
                     try:
-                        await self.refresh_capacities([mitra_id])
+                        await self.refresh_capacities(list(heard))
                     except StoreUnavailable:
                         patience.cancel()
                 if patience.cancel_called:
                     for tell in self.on_unrefreshed:
-                        tell(mitra_id)
+                        for mitra_id in heard:
+                            tell(mitra_id)
 
     async def went_offline(self, mitra_id: str) -> None:
         """After Postgres has committed it. Errors as in `went_online`."""
@@ -144,13 +151,34 @@ class Mirror:
         verdict = await self._ask(self._heartbeats, (mitra_id, rfc3339(at)))
         if verdict is None:
             presence = await self._fall_back(mitra_id)
-            refusal = check_heartbeat(active=presence.active, online=presence.online)
-        else:
-            refusal = check_heartbeat(active=verdict != NOT_ACTIVE, online=verdict != NOT_ONLINE)
+            verdict = NOT_ACTIVE if not presence.active else TAKEN if presence.online else NOT_ONLINE
+        refusal = self._decided(mitra_id, at, verdict)
         if refusal is not None:
-            self._pings.pop(mitra_id, None)
             raise refusal
-        self._heard(mitra_id, at)
+
+    def hand_in(self, mitra_id: str, at: Moment, settled: Callable[[Beaten], None]) -> bool:
+        """Take a ping without anybody waiting: `settled` is called once, soon, with what has become of it.
+
+        False when the mirror is not trusted now: nothing was taken, and `heartbeat` must be asked.
+        """
+        generation = self._trusted_generation()
+        if generation is None:
+            return False
+
+        def decide(answer: int | Unanswered | None) -> None:
+            # Silence is no sign of a flush, so it costs no trust; `_ask` sees it the same way.
+            verdict = None if isinstance(answer, Unanswered) else self._believed(answer, generation)
+            settled("undecided" if verdict is None else self._decided(mitra_id, at, verdict))
+
+        return self._valkey.hand_in(self._heartbeats, (mitra_id, rfc3339(at)), decide)
+
+    def _decided(self, mitra_id: str, at: Moment, verdict: int) -> Refusal | None:
+        refusal = check_heartbeat(active=verdict != NOT_ACTIVE, online=verdict != NOT_ONLINE)
+        if refusal is None:
+            self._heard(mitra_id, at)
+        else:
+            self._pings.pop(mitra_id, None)
+        return refusal
 
     async def reachability(self, mitra_id: str) -> Verdict:
         """Is this mitra online and heard of lately?
@@ -197,9 +225,9 @@ class Mirror:
         """Everybody who is online, whether the mirror is trusted or not."""
         return OnlinePages(self._valkey, self._keys)
 
-    async def swept_offline(self, seen: Mapping[str, Moment]) -> list[str]:
+    async def swept_offline(self, seen: Mapping[str, Moment]) -> Mapping[str, Moment]:
         """After Postgres has committed it, of at most some thousand mitras with the last heartbeat that each was judged
-        by. Who was heard of since stays online here, and is returned.
+        by. Who was heard of since stays online here, and is returned with the moment.
 
         Raises:
             MirrorUnavailable: some may still stand online here; counted as a lost write, and healed by the next seed.
@@ -208,13 +236,14 @@ class Mirror:
         names = (keys.seeding, keys.online, keys.waiting, *map(keys.heartbeat, ids))
         try:
             with trio.CancelScope(shield=True):
-                (places,) = await self._valkey.call(
+                (stay,) = await self._valkey.call(
                     ("EVAL", LEAVE_UNLESS_HEARD, len(names), *names, *ids, *map(rfc3339, seen.values()))
                 )
         except ValkeyUnavailable as fault:
             self._lost("swept_offline", str(fault))
             raise MirrorUnavailable(str(fault)) from fault
-        return [ids[place - 1] for place in places]
+        beats = {ids[place - 1]: read_moment(beat) for place, beat in stay}
+        return {mitra_id: seen[mitra_id] if beat is None else beat for mitra_id, beat in beats.items()}
 
     async def seed(self) -> int:
         """Build the mirror anew from Postgres; the number of mitras. Trusted afterwards, unless doubt arose meanwhile.

@@ -13,7 +13,7 @@ Read next: `halo/store/mirror.py`.
 """
 
 from halo.store.mirror_keys import Keys
-from halo.store.valkey_link import Command
+from halo.store.valkey_wire import Command
 
 _NOTE = """
 -- KEYS[1]: the set of the logs. A log that is gone belongs to a seed that is over or died.
@@ -77,11 +77,14 @@ return 1
 
 LEAVE_UNLESS_HEARD = f"""{_NOTE}
 -- KEYS: seeding, online, waiting, heartbeats…  ARGV: ids…, moments seen…  Replies the places, from 1, of those who were
--- heard of since: they stay. What has another width is not of ours, and no sign of life.
+-- heard of since, and when: they stay, also where a seed has read meanwhile that Postgres calls them offline. What has
+-- another width is not of ours, and no sign of life.
 local n, stay = #KEYS - 3, {{}}
 for i = 1, n do
   local last = redis.call('GET', KEYS[i + 3])
-  if last and #last == #ARGV[n + i] and last > ARGV[n + i] then stay[#stay + 1] = i
+  if last and #last == #ARGV[n + i] and last > ARGV[n + i] then
+    if redis.call('SISMEMBER', KEYS[2], ARGV[i]) == 1 then note('p' .. ARGV[i], '1') end
+    stay[#stay + 1] = {{i, last}}
   else
     note('p' .. ARGV[i], '0', 'w' .. ARGV[i], '')
     redis.call('SREM', KEYS[2], ARGV[i])

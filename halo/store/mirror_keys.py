@@ -122,18 +122,27 @@ return {
 """
 
 WALK_WAITING = """
--- KEYS: seeded, online, deactivated, waiting  ARGV: heartbeat's prefix, heard since, first, last, how many, excluded
--- ids…  Replies: how many were looked at, and who of them is available, or their number when 0 are asked for; nil when
--- not seeded.
+-- KEYS: seeded, online, deactivated, waiting  ARGV: heartbeat's prefix, heard since, who was looked at last and since
+-- when she is idle ('' at first), how many to look at, how many are wanted, excluded ids…  Replies: how many were looked
+-- at, who of them is available, or their number when 0 are wanted, who was the last, and since when she is idle; nil
+-- when not seeded.
+-- It goes on behind somebody, not at a rank: when one leaves the line, all behind her move up, and the first of them would
+-- never be looked at. When the last one herself has moved, it goes on at her place, and may look at some a second time.
 -- It makes the names of the heartbeats itself, in the same slot: handing in a thousand names costs the caller 3 ms. A
 -- heartbeat of another width was not written by us, and is no sign of life.
 if redis.call('EXISTS', KEYS[1]) == 0 then return false end
-local ids = redis.call('ZRANGE', KEYS[4], ARGV[3], ARGV[4])
+local prefix, since, last, idle, want = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[6])
+local first = 0
+if last ~= '' then
+  if redis.call('ZSCORE', KEYS[4], last) == idle then first = redis.call('ZRANK', KEYS[4], last) + 1
+  else first = redis.call('ZCOUNT', KEYS[4], '-inf', '(' .. idle) end
+end
+local ids = redis.call('ZRANGE', KEYS[4], first, first + tonumber(ARGV[5]) - 1)
 local n = #ids
-local prefix, since, want = ARGV[1], ARGV[2], tonumber(ARGV[5])
-if n == 0 then return {0, want == 0 and 0 or {}} end
+if n == 0 then return {0, want == 0 and 0 or {}, last, idle} end
+last, idle = ids[n], redis.call('ZSCORE', KEYS[4], ids[n])
 local beats, skip, found, count = {}, {}, {}, 0
-for i = 6, #ARGV do skip[ARGV[i]] = true end
+for i = 7, #ARGV do skip[ARGV[i]] = true end
 for i = 1, n do beats[i] = prefix .. ids[i] end
 beats = redis.call('MGET', unpack(beats))
 local here = redis.call('SMISMEMBER', KEYS[2], unpack(ids))
@@ -143,10 +152,10 @@ for i = 1, n do
   if here[i] == 1 and gone[i] == 0 and beat and #beat == #since and beat >= since and not skip[ids[i]] then
     count = count + 1
     found[count] = ids[i]
-    if count == want then return {i, found} end
+    if count == want then return {i, found, last, idle} end
   end
 end
-return {n, want == 0 and count or found}
+return {n, want == 0 and count or found, last, idle}
 """
 
 COUNT_ONLINE = """

@@ -30,7 +30,7 @@ from halo.store.mirror_twin import (
     MirrorTwin,
     PackedPage,
 )
-from halo.store.valkey_link import Command
+from halo.store.valkey_wire import Command
 
 SCRATCH_SECONDS: Final = 60
 """How long the scratch sets and the log of a seed that died lie about. A seed of 100,000 mitras takes a second."""

@@ -34,8 +34,8 @@ async def open_search(tx: Transaction, pairing_id: str, session: Session, owner:
     await tx.execute(SQL["open_search"], row)
 
 
-async def win_offer(tx: Transaction, effect: WinOffer, before: Session, at: Moment) -> None:
-    """The offer is accepted and the search matched, if the offer is still open and its mitra has room.
+async def lock_offer(tx: Transaction, effect: WinOffer, before: Session) -> None:
+    """Wait until nobody else moves the mitras, of `before` and of the offer, or the search: what `win_offer` needs to stay as it is.
 
     Raises:
         OfferResolved: somebody or something was faster.
@@ -47,6 +47,14 @@ async def win_offer(tx: Transaction, effect: WinOffer, before: Session, at: Mome
     await pairings.require_room(tx, effect.mitra_id)
     if await pairings.lock_pairing(tx, effect.pairing_id) is not PairingStatus.SEARCHING:
         raise OfferResolved
+
+
+async def win_offer(tx: Transaction, effect: WinOffer, before: Session, at: Moment) -> None:
+    """The offer is accepted and the search matched, under the locks of `lock_offer`.
+
+    Raises:
+        OfferResolved: the offer is not open any more.
+    """
     won: Values = {
         "offer_id": effect.offer_id,
         "pairing_id": effect.pairing_id,

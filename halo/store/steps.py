@@ -5,7 +5,7 @@ nothing is kept. Every effect but `Send` becomes statements here; nothing is dec
 `halo/store/sessions.py`, which commits them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -33,7 +33,7 @@ from halo.errors import StepOvertaken
 from halo.outbox import PUSH_PATIENCE_MS
 from halo.push import receipt
 from halo.session import Extension, Party, Session, SessionStatus
-from halo.store import payments, reroutes
+from halo.store import payments, refunds, reroutes
 from halo.store.connection import Values
 from halo.store.postgres import Transaction
 from halo.store.queries import Query, load_queries
@@ -52,15 +52,24 @@ class Write:
     guard: str | None = None
 
 
-async def write_step(tx: Transaction, before: Session, decided: Step, owner: str, present: frozenset[Party]) -> None:
+async def write_step(
+    tx: Transaction,
+    before: Session,
+    decided: Step,
+    owner: str,
+    present: frozenset[Party],
+    decide_again: Callable[[], Step] | None = None,
+) -> Step:
     """Write `decided`, which was decided on `before`, as `owner`; parties in `present` have a socket on this chat.
+
+    Returns what was written: a takeover is decided again, if it can be, once its locks are held.
 
     Raises:
         StepOvertaken: the row is no longer `before`, or a payment was bound or spent elsewhere.
         OfferResolved, MitraDeactivated, CapacityExceeded: the mitra who accepted cannot have the session.
     """
+    decided = await _move_search(tx, before, decided, owner, decide_again)
     after = decided.session
-    await _move_search(tx, before, decided, owner)
     moved = _columns(after) | {
         "at": decided.at,
         "from_status": before.status.value,
@@ -71,6 +80,7 @@ async def write_step(tx: Transaction, before: Session, decided: Step, owner: str
         Write(SQL["step_session"], moved, "session"),
         _timeline(decided, before.status),
         *_effects(decided, owner, present),
+        *[Write(*row, "refund") for row in await refunds.share_out(tx, decided)],
     ]
     if after.status is SessionStatus.ENDED or after.mitra_id != before.mitra_id:
         mitra_ids = sorted(
@@ -78,6 +88,7 @@ async def write_step(tx: Transaction, before: Session, decided: Step, owner: str
         )  # in one order everywhere, or two steps could wait for each other
         writes += [Write(SQL["change_capacity"], {"mitra_id": mitra_id, "at": decided.at}) for mitra_id in mitra_ids]
     await _run(tx, writes)
+    return decided
 
 
 async def insert_session(tx: Transaction, opened: Step, owner: str) -> None:
@@ -122,18 +133,25 @@ async def write_credits(tx: Transaction, owed: Sequence[Step], owner: str) -> No
         raise StepOvertaken("session")
 
 
-async def _move_search(tx: Transaction, before: Session, decided: Step, owner: str) -> None:
+async def _move_search(
+    tx: Transaction, before: Session, decided: Step, owner: str, decide_again: Callable[[], Step] | None
+) -> Step:
     """What the step does to the session's search for another mitra; first of all, for these locks come before the session's row."""
     for effect in decided.effects:
         match effect:
             case OpenSearch():
                 await reroutes.open_search(tx, effect.pairing_id, decided.session, owner, decided.at)
             case WinOffer():
-                await reroutes.win_offer(tx, effect, before, decided.at)
+                await reroutes.lock_offer(tx, effect, before)
+                # Her clock starts now, under the locks, and not before the wait for them: that would be the customer's time.
+                won = decided if decide_again is None else decide_again()
+                await reroutes.win_offer(tx, effect, before, won.at)
+                return won
             case CloseSearch():
                 await reroutes.close_search(tx, before, effect.cause, decided.at)
             case _:
                 pass
+    return decided
 
 
 async def _run(tx: Transaction, writes: list[Write]) -> None:
@@ -205,17 +223,7 @@ def _effect(effect: Effect, decided: Step) -> Iterator[Write]:
         case FailUnusedPayments():
             yield Write(*payments.failure_of_unused(effect.session_id, at))
         case RefundTimeLeft():
-            refund: dict[str, Value] = {
-                "payment_request_id": effect.payment_request_id,
-                "session_id": after.session_id,
-                "cause": after.end_reason.value if after.end_reason else decided.cause,
-                "amount": effect.amount,
-                "currency": effect.currency,
-                "refunded_ms": effect.refunded_ms,
-                "at": at,
-                "traceparent": current_traceparent(),
-            }
-            yield Write(SQL["insert_time_left_refund"], refund, "refund")
+            pass  # written by `refunds.share_out`
         case OpenExtension():
             yield Write(SQL["open_extension"], _extension_columns(effect.extension), "payment")
         case ResolveExtension():

@@ -29,8 +29,8 @@ class SetOffline:
 
     offline: Sequence[str]
     """Offline in Postgres now: set so by this call, or before it."""
-    row_versions: Mapping[str, str]
-    """Of those whom this call has set offline: the proof that nobody has touched them since."""
+    presence_versions: Mapping[str, int]
+    """Of those whom this call has set offline: while it stands, nobody has said since whether they are there."""
 
 
 class SweepRows:
@@ -44,12 +44,15 @@ class SweepRows:
         values: Mapping[str, Value] = {"mitra_ids": list(seen), "moments": list(seen.values())}
         changed = await self._db.fetch_all(SQL["set_stale_offline"], values)
         offline = await self._db.fetch_all(SQL["list_offline"], values)
-        return SetOffline([row.mitra_id for row in offline], {row.mitra_id: row.row_version for row in changed})
+        return SetOffline([row.mitra_id for row in offline], {row.mitra_id: row.presence_version for row in changed})
 
-    async def set_online_again(self, row_versions: Mapping[str, str]) -> int:
-        """Take `set_offline` back for those who were heard of in the same instant: how many."""
-        values: Mapping[str, Value] = {"mitra_ids": list(row_versions), "row_versions": list(row_versions.values())}
-        return await self._db.execute(SQL["set_online_again"], values)
+    async def set_online_again(self, presence_versions: Mapping[str, int]) -> list[str]:
+        """Take `set_offline` back for those who were heard of in the same instant: for whom it was."""
+        values: Mapping[str, Value] = {
+            "mitra_ids": list(presence_versions),
+            "presence_versions": list(presence_versions.values()),
+        }
+        return [row.mitra_id for row in await self._db.fetch_all(SQL["set_online_again"], values)]
 
     async def record_heartbeats(self, beats: Mapping[str, Moment]) -> int:
         """Note when each mitra was last heard of, never backwards: how many moved forward."""

@@ -11,6 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from halo.actors.commands import Answer, AssignMitra, MitraSilent, SearchOver, View
 from halo.actors.rerouting import SEARCH_SLACK_MS
+from halo.clock import rfc3339
 from halo.errors import (
     CapacityExceeded,
     MitraDeactivated,
@@ -389,6 +390,27 @@ async def test_a_takeover_whose_answer_was_lost_is_told_when_it_is_known(autojum
         assert chat.customer.types() == ["presence", "session_started"]
         assert (chat.mitra.types(), chat.mitra.closed) == ([], [4404])
         assert house.outside.outcomes == ["found"]
+
+
+@pytest.mark.parametrize("is_answered", [True, False])
+async def test_the_clock_of_a_takeover_starts_when_its_locks_are_held_not_before_the_wait(
+    autojump_clock: MockClock, is_answered: bool
+) -> None:
+    """Also where only the rows can tell afterwards that it was committed: what was decided last is what they hold (T3)."""
+    async with open_house() as house:
+        chat = await lost(house)
+        other = chat.offers()
+        house.node.fails("commit", replace(Fault() if is_answered else UNKNOWN, delay_seconds=4))
+        if is_answered:
+            await chat.assigns(*other)
+        else:
+            with pytest.raises(StoreUnavailable):
+                await chat.assigns(*other)
+            await trio.sleep(1)
+        assert chat.actor.session == chat.row
+        assert (chat.row.running_since, chat.row.remaining_ms) == (START + 244_000, 360_000)
+        started = chat.customer.of("session_started")[-1]
+        assert started["expires_at"] == rfc3339(START + 244_000 + 360_000)
 
 
 async def test_a_crash_behind_the_takeovers_commit_shuts_the_old_mitra_out(

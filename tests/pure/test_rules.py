@@ -572,7 +572,7 @@ def test_only_a_customer_gives_up_minutes_everybody_elses_end_refunds_them(
     story = Story.paid(minutes=10, price=10_000).after(minutes=4).is_ended_by(who).is_(ENDED, end_reason=reason)
     if refunds:
         story.keeps(paid=10, served=4, refunded=6)
-        money = RefundTimeLeft(payment_request_id=PAYMENT, amount=6_000, currency="IDR", refunded_ms=6 * MINUTE)
+        money = RefundTimeLeft(amount=6_000, currency="IDR", refunded_ms=6 * MINUTE)
         story.wrote(NOTHING_UNUSED, money)
     else:
         story.keeps(paid=10, served=4, forfeited=6).wrote(NOTHING_UNUSED)
@@ -594,7 +594,7 @@ def test_an_end_while_a_request_waits_cancels_it_and_fails_its_payment(
         NOTHING_UNUSED,
     ]
     if refunds:
-        effects.append(RefundTimeLeft(payment_request_id=PAYMENT, amount=6_000, currency="IDR", refunded_ms=6 * MINUTE))
+        effects.append(RefundTimeLeft(amount=6_000, currency="IDR", refunded_ms=6 * MINUTE))
     story.wrote(*effects).said("both session_ended")
 
 
@@ -616,13 +616,13 @@ def test_an_end_in_the_grace_has_nothing_to_give_back(who: EndedBy, reason: EndR
 def test_a_refund_is_pro_rata_over_everything_paid_extensions_included() -> None:
     story = Story.paid(minutes=10, price=10_000).after(minutes=4).asks(minutes=5, price=2_000).answers(accepted=True)
     story.after(minutes=1).is_ended_by(EndedBy.MITRA).keeps(paid=15, served=5, refunded=10)
-    money = RefundTimeLeft(payment_request_id=PAYMENT, amount=8_000, currency="IDR", refunded_ms=10 * MINUTE)
+    money = RefundTimeLeft(amount=8_000, currency="IDR", refunded_ms=10 * MINUTE)
     story.wrote(NOTHING_UNUSED, money)
 
 
 def test_a_refund_is_rounded_in_the_customers_favour() -> None:
     story = Story.paid(minutes=3, price=100).after(minutes=2).is_ended_by(EndedBy.MITRA)
-    money = RefundTimeLeft(payment_request_id=PAYMENT, amount=34, currency="IDR", refunded_ms=MINUTE)
+    money = RefundTimeLeft(amount=34, currency="IDR", refunded_ms=MINUTE)
     story.wrote(NOTHING_UNUSED, money)
 
 
@@ -679,7 +679,7 @@ def test_a_session_may_lose_one_mitra_after_the_other_and_every_minute_is_served
     story.at_the_deadline().keeps(paid=10, served=10).is_(CLOSING)
 
 
-SIX_MINUTES = RefundTimeLeft(payment_request_id=PAYMENT, amount=6_000, currency="IDR", refunded_ms=6 * MINUTE)
+SIX_MINUTES = RefundTimeLeft(amount=6_000, currency="IDR", refunded_ms=6 * MINUTE)
 
 
 def test_a_search_that_finds_nobody_in_time_is_closed_and_refunds_the_time_left() -> None:

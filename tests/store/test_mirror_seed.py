@@ -14,7 +14,7 @@ from halo.store.mirror import Mirror
 from halo.store.mirror_keys import Keys
 from halo.store.queries import Query
 from halo.store.valkey import Valkey, ValkeyUnavailable, open_valkey
-from halo.store.valkey_link import Command, Reply
+from halo.store.valkey_wire import Command, Reply
 from tests.store.test_mirror import NOW, STALE_MS, A, B, C, FixedClock, Row, Truth, mitra
 
 KEYS = Keys()
@@ -109,7 +109,7 @@ async def go_offline(house: House, node: Mirror) -> None:
 
 async def be_swept_offline(house: House, node: Mirror) -> None:
     house.truth.rows[A] = Row(online=False)
-    assert await node.swept_offline({A: NOW}) == []
+    assert await node.swept_offline({A: NOW}) == {}
 
 
 async def has_left(house: House, node: Mirror) -> bool:
@@ -241,6 +241,29 @@ async def test_what_was_written_while_the_first_seed_runs_is_in_the_mirror_that_
         in_line = {i for i, row in house.truth.rows.items() if row.online and row.has_room}
         assert {member.decode() for member in await house.read("ZRANGE", KEYS.waiting, "0", "-1")} == in_line
         moments, tried = house.moments.count, tried + 1
+
+
+@pytest.mark.parametrize("moment", [1, 2])
+async def test_who_was_heard_of_since_a_sweep_stays_also_where_a_seed_has_read_that_she_is_offline(
+    house: House, moment: int
+) -> None:
+    """Before its first page, and with that page on its way. Postgres is about to take it back: no ping may be refused meanwhile."""
+    await begin(house)
+    house.moments.count = 0
+    house.truth.rows[A] = Row(online=False)
+
+    async def happen(number: int) -> None:
+        if number == moment:
+            assert await house.nodes["another node"].swept_offline({A: NOW - 1}) == {A: NOW}
+
+    house.moments.happens = happen
+    await house.seeding.seed()
+    house.moments.happens = None
+    assert await refusal_of(house.nodes["another node"], A) is None
+    house.truth.rows[A] = Row()
+    await house.nodes["another node"].went_online_all({A: NOW})
+    assert await waits(house, A)
+    assert (await house.seeding.reseed())[1] == dict.fromkeys(house.seeding.drift, 0)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -316,6 +316,40 @@ class TestWinning:
         assert await house.failures() == []
         await house.assert_sound()
 
+    @pytest.mark.parametrize("whose", ["old", "winner"])
+    async def test_the_clock_starts_under_the_locks_and_not_before_the_wait_for_them(
+        self, house: House, whose: str
+    ) -> None:
+        """What is written, of the session, the search and the offer alike, is what was decided once nobody else had the mitras' rows."""
+        old, winner = await house.add_mitras(2)
+        session, search = await house.rerouting([winner], old)
+        too_early, decided, told = (
+            winning(session, search, winner),
+            winning(session, search, winner, LATER),
+            list[Step](),
+        )
+        held = trio.Event()
+
+        def decide_again() -> Step:
+            assert held.is_set(), "decided before the locks were had"
+            return decided
+
+        async def commit() -> None:
+            told.append(await house.sessions.commit(session, too_early, new_id(), NOBODY, decide_again))
+
+        async with trio.open_nursery() as nursery:
+            async with mitra_held(house.db, {"old": old, "winner": winner}[whose]):
+                nursery.start_soon(commit)
+                await wait_for_waiters(house.db, 1)
+                held.set()
+        assert told == [decided]
+        assert await house.stored(session) == decided.session
+        assert decided.session.running_since == LATER
+        for table in ("pairings", "offers"):
+            assert await count(house.db, table, "resolved_at = at(%(at)s)", at=LATER) == 1
+        assert (await house.sessions.list_timeline(session.session_id))[-1].at == LATER
+        await house.assert_sound()
+
     async def test_offers_alone_decide_nothing_and_know_afterwards_who_was_first(self, house: House) -> None:
         winner, other = await house.add_mitras(2)
         session, search = await house.rerouting([winner, other])

@@ -1,7 +1,7 @@
 """The sweeps between a real Postgres and a real Valkey that is really killed, hung, flushed and restarted empty."""
 
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,8 @@ from halo.store.mirror import Mirror
 from halo.store.mirror_keys import Keys
 from halo.store.mitras import Mitras
 from halo.store.postgres import Postgres, open_postgres
-from halo.store.sweeps import SweepRows
+from halo.store.steps import SQL as STEPS
+from halo.store.sweeps import SetOffline, SweepRows
 from halo.store.valkey import Valkey, open_valkey
 from halo.sweep import MirrorUnavailable, Swept
 from tests.store.rows import NOW, add_customer, add_mitra, add_session, count, new_id
@@ -26,6 +27,8 @@ from tests.store.valkey_server import Server, until
 STALE_MS = 800
 CONVERGENCE_SECONDS = 30.0
 KEYS = Keys()
+CHANGE_CAPACITY = STEPS["change_capacity"]
+"""What the end of a session does to the row of its mitra."""
 
 
 @pytest.fixture
@@ -93,20 +96,32 @@ async def test_who_was_heard_of_since_stays_online_and_who_is_offline_already_is
     later, gone = await add_online(db, NOW + 1), await add_mitra(db)
     done = await rows.set_offline(dict.fromkeys((stale, never, later, gone, new_id()), NOW))
     assert set(done.offline) == {stale, never, gone}
-    assert set(done.row_versions) == {stale, never}
+    assert set(done.presence_versions) == {stale, never}
     assert await count(db, "mitras", "is_online") == 1
-    assert set((await rows.set_offline({stale: NOW})).row_versions) == set()
+    assert set((await rows.set_offline({stale: NOW})).presence_versions) == set()
 
 
-async def test_setting_offline_is_taken_back_only_from_rows_that_nobody_touched(rows: SweepRows, db: Postgres) -> None:
+async def test_setting_offline_is_taken_back_from_those_who_have_said_nothing_since(
+    rows: SweepRows, db: Postgres
+) -> None:
+    """A heartbeat, or a session that ends, touches the row as well, and says nothing on whether she is there."""
     mitras = Mitras(db, SystemClock())
-    kept, left, locked = [await add_online(db, NOW) for _ in range(3)]
-    done = await rows.set_offline(dict.fromkeys((kept, left, locked), NOW))
+    kept, beat, busy, left, came_and_left, locked, let_in = [await add_online(db, NOW) for _ in range(7)]
+    everybody = (kept, beat, busy, left, came_and_left, locked, let_in)
+    done = await rows.set_offline(dict.fromkeys(everybody, NOW))
+    assert set(done.presence_versions) == set(everybody)
+    assert await rows.record_heartbeats({beat: NOW + 1}) == 1
+    await db.execute(CHANGE_CAPACITY, {"mitra_id": busy, "at": NOW + 1})
     await mitras.go_offline(left, NOW)
+    await mitras.go_online(came_and_left, NOW + 1)
+    await mitras.go_offline(came_and_left, NOW + 2)
     await mitras.deactivate(locked, "operator")
-    assert await rows.set_online_again(done.row_versions) == 1
-    assert [row.mitra_id for row in await db.fetch_all("SELECT mitra_id FROM mitras WHERE is_online")] == [kept]
-    assert await rows.set_online_again(done.row_versions) == 0
+    await mitras.deactivate(let_in, "operator")
+    await mitras.activate(let_in, "operator")
+    assert set(await rows.set_online_again(done.presence_versions)) == {kept, beat, busy}
+    found = await db.fetch_all("SELECT mitra_id FROM mitras WHERE is_online")
+    assert {row.mitra_id for row in found} == {kept, beat, busy}
+    assert await rows.set_online_again(done.presence_versions) == []
 
 
 async def test_nodes_that_set_the_same_mitras_offline_at_once_set_each_once(rows: SweepRows, db: Postgres) -> None:
@@ -114,7 +129,7 @@ async def test_nodes_that_set_the_same_mitras_offline_at_once_set_each_once(rows
     changed: list[str] = []
 
     async def sweep(order: list[str]) -> None:
-        changed.extend((await rows.set_offline(dict.fromkeys(order, NOW))).row_versions)
+        changed.extend((await rows.set_offline(dict.fromkeys(order, NOW))).presence_versions)
 
     async with trio.open_nursery() as nursery:
         for node in range(4):
@@ -218,6 +233,46 @@ async def test_the_silent_go_offline_in_both_stores_and_the_others_stay(node: No
     assert await online(node) == {talking}
     assert {member.decode() for member in await node.read("SMEMBERS", KEYS.online)} == {talking}
     assert await node.read("EXISTS", KEYS.heartbeat(silent)) == 0
+
+
+async def heartbeats_are_mirrored(node: Node, silent: str) -> None:
+    await node.heartbeats.run()
+
+
+async def a_session_ends(node: Node, silent: str) -> None:
+    await node.db.execute(CHANGE_CAPACITY, {"mitra_id": silent, "at": SystemClock().now()})
+
+
+async def the_mirror_is_reseeded(node: Node, silent: str) -> None:
+    await node.mirror.reseed()
+
+
+@pytest.mark.parametrize("meanwhile", [heartbeats_are_mirrored, a_session_ends, the_mirror_is_reseeded])
+async def test_a_ping_that_comes_while_a_sweep_is_at_work_wins_whatever_else_happens_then(
+    node: Node, meanwhile: Callable[[Node, str], Awaitable[None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In both stores, and she waits for an offer again; the next ping is taken."""
+    await node.warm()
+    silent, _ = await come_online(node, 2)
+    await grow_stale()
+    set_offline, set_online_again = node.rows.set_offline, node.rows.set_online_again
+
+    async def set_offline_and_ping(seen: Mapping[str, Moment]) -> SetOffline:
+        done = await set_offline(seen)
+        await node.ping(silent)
+        return done
+
+    async def happen_and_set_online_again(versions: Mapping[str, int]) -> list[str]:
+        await meanwhile(node, silent)
+        return await set_online_again(versions)
+
+    monkeypatch.setattr(node.rows, "set_offline", set_offline_and_ping)
+    monkeypatch.setattr(node.rows, "set_online_again", happen_and_set_online_again)
+    assert (await node.auto_offline.run()).rows == 1
+    assert await online(node) == {silent}
+    assert {member.decode() for member in await node.read("SMEMBERS", KEYS.online)} == {silent}
+    assert await node.read("ZSCORE", KEYS.waiting, silent) is not None
+    await node.ping(silent)
 
 
 async def test_two_nodes_sweep_at_once_and_nobody_is_set_offline_twice(database_url: str, server: Server) -> None:

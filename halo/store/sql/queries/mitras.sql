@@ -5,11 +5,12 @@
 UPDATE mitras SET
     idle_since = CASE WHEN is_online THEN idle_since ELSE greatest(idle_since, at(%(at)s)) END,
     is_online = true,
+    presence_version = presence_version + 1,
     last_heartbeat_at = greatest(last_heartbeat_at, at(%(at)s))
 WHERE mitra_id = %(mitra_id)s AND is_active
 
 -- name: go_offline
-UPDATE mitras SET is_online = false WHERE mitra_id = %(mitra_id)s
+UPDATE mitras SET is_online = false, presence_version = presence_version + 1 WHERE mitra_id = %(mitra_id)s
 
 -- name: find_status
 SELECT m.mitra_id, m.display_name, m.is_online, m.is_active, m.last_heartbeat_at, m.max_sessions, m.created_at,
@@ -20,7 +21,7 @@ FROM mitras m WHERE m.mitra_id = %(mitra_id)s
 SELECT mitra_id FROM mitras WHERE mitra_id = ANY(%(mitra_ids)s::uuid[]) AND NOT is_active
 
 -- name: set_active
-UPDATE mitras SET is_active = %(is_active)s, is_online = is_online AND %(is_active)s
+UPDATE mitras SET is_active = %(is_active)s, is_online = is_online AND %(is_active)s, presence_version = presence_version + 1
 WHERE mitra_id = %(mitra_id)s RETURNING mitra_id
 
 -- name: rescind_offers

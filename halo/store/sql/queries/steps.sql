@@ -53,17 +53,6 @@ UPDATE outbox SET status = 'cancelled' WHERE collapse_key = %(collapse_key)s AND
 -- name: move_extension_deadline
 UPDATE session_extensions SET deadline_at = at(%(deadline_at)s) WHERE extension_id = %(extension_id)s AND status = 'pending'
 
--- name: insert_time_left_refund
-WITH refund AS (
-    INSERT INTO refunds (payment_request_id, session_id, customer_id, kind, cause, amount, currency, refunded_ms, created_at)
-    SELECT payment_request_id, %(session_id)s, customer_id, 'time_left', %(cause)s, %(amount)s, %(currency)s, %(refunded_ms)s, at(%(at)s)
-    FROM payment_requests WHERE payment_request_id = %(payment_request_id)s
-    RETURNING refund_id, customer_id)
-INSERT INTO outbox (kind, user_id, session_id, template, payload, collapse_key, due_at, traceparent)
-SELECT 'refund', customer_id, %(session_id)s, 'refund_due', jsonb_build_object('refund_id', refund_id), 'refund:' || refund_id, at(%(at)s),
-       %(traceparent)s::text
-FROM refund
-
 -- name: insert_failure
 INSERT INTO pairing_failures (cause, session_id, extension_id, customer_id, mitra_id, evidence, at)
 VALUES (%(cause)s, %(session_id)s, %(extension_id)s, %(customer_id)s, %(mitra_id)s, %(evidence)s, at(%(at)s))

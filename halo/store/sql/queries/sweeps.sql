@@ -7,17 +7,22 @@ WITH stale AS (
     FROM unnest(%(mitra_ids)s::uuid[], %(moments)s::bigint[]) AS seen (mitra_id, ms) JOIN mitras m ON m.mitra_id = seen.mitra_id
     WHERE m.is_online AND (m.last_heartbeat_at IS NULL OR m.last_heartbeat_at <= at(seen.ms))
     ORDER BY m.mitra_id FOR NO KEY UPDATE OF m)
-UPDATE mitras m SET is_online = false FROM stale WHERE m.mitra_id = stale.mitra_id
-RETURNING m.mitra_id, m.xmin::text AS row_version
+UPDATE mitras m SET is_online = false, presence_version = m.presence_version + 1 FROM stale WHERE m.mitra_id = stale.mitra_id
+RETURNING m.mitra_id, m.presence_version
 
 -- name: list_offline
 SELECT mitra_id FROM mitras WHERE mitra_id = ANY(%(mitra_ids)s::uuid[]) AND NOT is_online
 
 -- name: set_online_again
--- Only rows that nobody has touched since they were set offline: whoever went offline by herself meanwhile, stays so.
-UPDATE mitras m SET is_online = true
-FROM unnest(%(mitra_ids)s::uuid[], %(row_versions)s::text[]) AS mine (mitra_id, row_version)
-WHERE m.mitra_id = mine.mitra_id AND m.xmin::text = mine.row_version AND m.is_active AND NOT m.is_online
+-- Only those of whom nobody has said since whether they are there: whoever went offline by herself meanwhile, stays so. A heartbeat or
+-- the end of a session moves the row as well, and says nothing about that. Locked in the order of ids, as above.
+WITH mine AS (
+    SELECT m.mitra_id
+    FROM unnest(%(mitra_ids)s::uuid[], %(presence_versions)s::bigint[]) AS said (mitra_id, version) JOIN mitras m ON m.mitra_id = said.mitra_id
+    WHERE m.presence_version = said.version AND m.is_active AND NOT m.is_online
+    ORDER BY m.mitra_id FOR NO KEY UPDATE OF m)
+UPDATE mitras m SET is_online = true, presence_version = m.presence_version + 1 FROM mine WHERE m.mitra_id = mine.mitra_id
+RETURNING m.mitra_id
 
 -- name: record_heartbeats
 -- Joined with those who exist (a stray key in the mirror makes nobody a mitra), locked in the order of ids (nodes that run this at
