@@ -24,7 +24,6 @@ from halo.session import SessionStatus
 
 TURN_PATIENCE_SECONDS = 0.5
 """How long a session's mailbox may stand still for work that nobody asked for."""
-TURN_RETRY_MS = 1_000
 
 Nudge: TypeAlias = SettlePayment
 """Somebody told of it once; after a crash only the mailbox still knows."""
@@ -74,7 +73,7 @@ class Duties:
 
     async def _heed(self, sighting: Sighting) -> None:
         """In its turn; where that does not come in time, the next look will tell again."""
-        turns = self._ports.turns
+        turns = self._ports.bell.turns
         with trio.move_on_after(TURN_PATIENCE_SECONDS) as patience:
             await turns.acquire()
         if patience.cancelled_caught:
@@ -88,13 +87,15 @@ class Duties:
                 case _:
                     assert_never(sighting)
         finally:
-            turns.release()
+            self._alarm.turn_over()
 
     async def _on_alarm(self) -> None:
         self._alarm.retrying()
         decider = self._decider
         behind = decider.is_uncertain or decider.owes_downtime or self._payment_unseen or self._is_due()
-        if behind and not await self._take_turn():
+        if not behind:
+            self._alarm.stand_back()
+        elif not await self._catch_up_in_turn():
             return
         timer = self._alarm.next_timer(decider.session)
         now = self._ports.clock.now()
@@ -104,22 +105,18 @@ class Duties:
             self._ports.meters.timer_lateness_seconds.observe((now - timer) / 1000)
         self._alarm.set(decider.session)
 
-    async def _take_turn(self) -> bool:
-        """Catch up when it is this session's turn; False when it has to wait, for what people ask for must not wait with it."""
-        turns, lease = self._ports.turns, self._ports.lease
-        with trio.move_on_after(TURN_PATIENCE_SECONDS) as patience:
-            await turns.acquire()
-        if patience.cancelled_caught:
-            self._alarm.ring_soon(TURN_RETRY_MS)
+    async def _catch_up_in_turn(self) -> bool:
+        """False when this session has to wait; it is rung again, and its mailbox goes on meanwhile."""
+        if not self._alarm.take_turn():
             return False
         try:
             # The store is away: the line in front of it must not be long.
-            if not self._decider.owes_downtime and not lease.keeps_clocks():
+            if not self._decider.owes_downtime and not self._ports.lease.keeps_clocks():
                 self._alarm.ring_soon()
                 return False
             await self._catch_up()
         finally:
-            turns.release()
+            self._alarm.turn_over()
         return True
 
     def _is_due(self) -> bool:

@@ -4,13 +4,12 @@ The real ones are `halo.store.sessions.Sessions`, `halo.store.journal.Journal` a
 tests pass the same contract tests. Read next: `halo/actors/session.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-import trio
-
 from halo import protocol
+from halo.actors.bell import Bell
 from halo.clock import Clock, Moment
 from halo.config import LiveConfig
 from halo.effects import Step
@@ -51,7 +50,14 @@ class MessageRow(Protocol):
 class SessionRows(Protocol):
     """The row of a session."""
 
-    async def commit(self, before: Session, decided: Step, operation_id: str, present: frozenset[Party]) -> None: ...
+    async def commit(
+        self,
+        before: Session,
+        decided: Step,
+        operation_id: str,
+        present: frozenset[Party],
+        decide_again: Callable[[], Step] | None = None,
+    ) -> Step: ...
 
     async def load(self, session_id: str) -> StoredSession | None: ...
 
@@ -132,5 +138,5 @@ class Ports:
     lease: Lease
     outside: Outside
     meters: Meters = field(default_factory=Meters)
-    turns: trio.Semaphore = field(default_factory=lambda: trio.Semaphore(UNASKED_AT_ONCE))
-    """For what nobody asked for: ten thousand sessions with a deadline or a credit at once must not crowd out those who ask."""
+    bell: Bell = field(default_factory=lambda: Bell(UNASKED_AT_ONCE))
+    """Wakes who is due; ten thousand sessions with a deadline or a credit at once must not crowd out those who ask."""

@@ -14,7 +14,7 @@ import trio
 from halo import notices, protocol
 from halo.actors import requests
 from halo.actors.alarm import Alarm
-from halo.actors.audience import Audience
+from halo.actors.audience import CLOSE_COME_BACK, Audience
 from halo.actors.commands import (
     AnswerExtension,
     AssignMitra,
@@ -45,8 +45,6 @@ from halo.errors import (
 )
 from halo.session import Session, SessionStatus
 from halo.trace import following
-
-CLOSE_COME_BACK = 4000
 
 
 class SessionActor:
@@ -121,7 +119,12 @@ class SessionActor:
     def owe_downtime(self, since: Moment, until: Moment) -> None:
         """Nobody kept this session's clock meanwhile: credit it before anything else, whatever waits already."""
         self._decider.owe_downtime(since, until)
-        self.mailbox.put(Due(), urgent=True)
+        if self.retired is None:
+            self._alarm.ring_in_turn()
+
+    def doubt(self) -> None:
+        """The row may be another node's by now: it is read soon, and before anything else."""
+        self._decider.doubt()
 
     @property
     def owes_downtime(self) -> bool:

@@ -188,10 +188,22 @@ class Sessions(Protocol):
     async def payment_settled(self, session_id: str) -> None: ...
 
 
+class MessagesRead(Protocol):
+    """What a participant may read, and how much there was at that moment."""
+
+    @property
+    def messages(self) -> Sequence[MessageRow]: ...
+
+    @property
+    def last_seq(self) -> int: ...
+
+
 class Messages(Protocol):
     """What was said, in order."""
 
     async def list_messages(self, session_id: str, after_seq: int, limit: int) -> Sequence[MessageRow]: ...
+
+    async def list_messages_to(self, reader_id: str, session_id: str, after_seq: int, limit: int) -> MessagesRead: ...
 
 
 class Connections(Protocol):

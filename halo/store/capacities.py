@@ -35,14 +35,17 @@ class Capacities:
 
     async def serve(self) -> NoReturn:
         while True:
-            await self._more.wait()
+            if not self._changed:
+                self._more = trio.Event()
+                await self._more.wait()
             await trio.sleep(PAUSE_SECONDS)
-            self._more = trio.Event()
-            changed, self._changed = list(self._changed), {}
+            changed = list(self._changed)
             for first in range(0, len(changed), AT_ONCE):
                 await self._refresh(changed[first : first + AT_ONCE])
 
     async def _refresh(self, mitra_ids: list[str]) -> None:
+        for mitra_id in mitra_ids:  # these alone: a crash must not forget those who wait behind them
+            self._changed.pop(mitra_id, None)
         try:
             await self._mirror.refresh_capacities(mitra_ids)
         except StoreUnavailable:

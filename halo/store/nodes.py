@@ -4,7 +4,8 @@ The lock goes when the connection goes, so a node that was killed is known to be
 lies between the last beat of a dead node and now is downtime, and is credited (spec 1 B). After a gap of its own, because Postgres
 was away or this machine slept or its clock was set, the node owes its own sessions that time before it acts on anything; the gap
 stands in its row until all of it is written down, so that a crash meanwhile loses none of it. Each beat also measures how far the
-node's clock is from Postgres'. Read next: `halo/actors/registry.py`, which takes sessions up.
+node's clock is from Postgres'. Read next:
+`halo/actors/ownership.py`, which takes sessions up.
 """
 
 import uuid
@@ -58,6 +59,8 @@ class NodeLease:
         """Trio's clock at the last beat: the two disagree when the machine slept or its clock was set."""
         self._gap_since: Moment | None = None
         self._alarmed = False
+        self._dead: frozenset[str] = frozenset()
+        """Other nodes that held no lock when this one looked last."""
 
     def keeps_clocks(self) -> bool:
         """Whether the last beat is recent by both clocks."""
@@ -81,18 +84,23 @@ class NodeLease:
         self,
         on_gap: Callable[[Moment, Moment], None],
         owes: Callable[[], bool],
+        on_regained: Callable[[], None],
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Hold the lock and beat, for ever.
 
         `on_gap(since, until)` is called before the clocks count as kept again; `owes` says whether anything of it is not credited yet.
+        `on_regained()` is called when the lock is held again, however short the time was without it: another node may have taken sessions
+        of this one meanwhile, and no gap tells of it.
         """
         started = False
         while True:
             try:
                 async with self._db.dedicated() as connection:
                     await self._hold_lock(connection)
+                    if started:
+                        on_regained()
                     while True:
                         await self._beat(connection, on_gap, owes)
                         if not started:
@@ -101,6 +109,16 @@ class NodeLease:
                         await trio.sleep(BEAT_SECONDS)
             except StoreUnavailable:
                 await trio.sleep(RECONNECT_SECONDS)
+
+    async def list_newly_dead(self) -> list[str]:
+        """Other nodes that have lost their lock since this was asked last: what they had committed, they may not have told the mirror.
+
+        Raises:
+            StoreUnavailable
+        """
+        rows = await self._db.fetch_all(SQL["list_dead"], {"node_id": self.node_id, "lock_class": LOCK_CLASS})
+        before, self._dead = self._dead, frozenset(row.node_id for row in rows)
+        return sorted(self._dead - before)
 
     async def _insert(self) -> None:
         row = await self._db.fetch_one(SQL["insert_node"], {"node_id": self.node_id, "now": self._clock.now()})

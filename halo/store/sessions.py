@@ -5,23 +5,30 @@ anything: that was done in `halo/rules.py`. Read next: `halo/store/journal.py`, 
 """
 
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
+import trio
 from psycopg.errors import ForeignKeyViolation, IntegrityError, UniqueViolation
 
 from halo.clock import Moment
-from halo.config import RefusalOutcome, TimeoutAction
 from halo.effects import Step
-from halo.errors import StepOvertaken
-from halo.session import EndReason, Extension, ExtensionStatus, Party, Session, SessionStatus
+from halo.errors import NotFound, StepOvertaken, StoreUnavailable
+from halo.session import Extension, Party, Session
 from halo.store.nodes import LOCK_CLASS
 from halo.store.postgres import Postgres
 from halo.store.queries import load_queries
+from halo.store.session_rows import read_extension, read_session
 from halo.store.steps import write_credits, write_step
+from halo.store.values import Value
 
 SQL = load_queries("sessions")
+
+APPENDS_SECONDS: Final = 5.0
+"""How long taking up waits for appends under way; their nodes give them up after as long, and the next round waits anew."""
+APPENDS_POLL_SECONDS: Final = 0.005
+"""An append takes about a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +48,16 @@ class TakenUp:
 
 
 @dataclass(frozen=True, slots=True)
+class Differences:
+    """Between the actors of a node and its rows."""
+
+    strays: list[TakenUp]
+    """Ours, with nobody who keeps them at this epoch: the answer to the commit that made them ours was lost on its way."""
+    lost: dict[str, int]
+    """Kept at an epoch at which they are not ours any more, or over."""
+
+
+@dataclass(frozen=True, slots=True)
 class StoredMessage:
     seq: int
     sender: str
@@ -48,6 +65,14 @@ class StoredMessage:
     id: str
     body: str
     at: Moment
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Messages in their order, and the last `seq` that there was when they were read."""
+
+    messages: list[StoredMessage]
+    last_seq: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +91,18 @@ class Sessions:
         self._db = db
         self.owner = owner
 
-    async def commit(self, before: Session, decided: Step, operation_id: str, present: frozenset[Party]) -> None:
+    async def commit(
+        self,
+        before: Session,
+        decided: Step,
+        operation_id: str,
+        present: frozenset[Party],
+        decide_again: Callable[[], Step] | None = None,
+    ) -> Step:
         """Write `decided`, which was decided on `before`; parties in `present` have a socket on this chat.
+
+        Returns the step as it was written: `decide_again` makes the same decision at the present moment, and is asked under the locks of a
+        takeover, whose clock must not start before the wait for them.
 
         Raises:
             StepOvertaken: the row is no longer `before`, or a payment was bound or spent elsewhere; nothing was written.
@@ -75,7 +110,9 @@ class Sessions:
             StoreUnavailable: Postgres does not answer; whether it was written will be known after a reload.
         """
         try:
-            await self._db.transact(lambda tx: write_step(tx, before, decided, self.owner, present), operation_id)
+            return await self._db.transact(
+                lambda tx: write_step(tx, before, decided, self.owner, present, decide_again), operation_id
+            )
         except UniqueViolation as taken:  # session_extensions_one_payment, …_one_pending: somebody else was first
             raise StepOvertaken(taken.diag.constraint_name) from taken
         except IntegrityError as broken:  # statements travel together: a later one trips before the guard is seen
@@ -103,29 +140,55 @@ class Sessions:
 
     async def list_by_id(self, session_ids: Sequence[str]) -> list[Stored]:
         rows = await self._db.fetch_all(SQL["list_sessions"], {"session_ids": list(session_ids)})
-        return [_stored(row) for row in rows]
+        return [Stored(read_session(row), row.last_seq) for row in rows]
 
     async def take_up(self, limit: int) -> list[TakenUp]:
-        """Own up to `limit` living sessions that no living node owns, those due soonest first; each gets a new epoch."""
+        """Own up to `limit` living sessions that no living node owns, those due soonest first; each gets a new epoch.
+
+        Raises:
+            StoreUnavailable: some may be ours by now; `compare` finds them.
+        """
         rows = await self._db.fetch_all(SQL["take_up"], {"owner": self.owner, "lock_class": LOCK_CLASS, "limit": limit})
-        last_kept_at = {row.session_id: row.last_kept_at for row in rows}
+        return await self._taken(rows)
+
+    async def compare(self, kept: Mapping[str, int]) -> Differences:
+        """What of `kept`, sessions with their epochs, is not ours and living, and what is ours and not in it; all in one snapshot.
+
+        Raises:
+            StoreUnavailable
+        """
+        values: dict[str, Value] = {"owner": self.owner, "session_ids": list(kept), "epochs": list(kept.values())}
+        rows = await self._db.fetch_all(SQL["compare"], values)
+        strays = await self._taken([row for row in rows if row.is_own])
+        return Differences(strays, {row.session_id: row.epoch for row in rows if not row.is_own})
+
+    async def _taken(self, rows: Sequence[Any]) -> list[TakenUp]:
+        """As they stand once nobody writes messages in them at an older epoch any more."""
+        if not rows:  # nearly always
+            return []
+        taken = {row.session_id: row for row in rows}
+        await self._wait_for_appends()
         return [
-            TakenUp(stored, last_kept_at[stored.session.session_id])
-            for stored in await self.list_by_id(list(last_kept_at))
+            TakenUp(stored, taken[stored.session.session_id].last_kept_at)
+            for stored in await self.list_by_id(list(taken))
+            if stored.session.epoch == taken[stored.session.session_id].epoch  # else another node has it by now
         ]
 
-    async def list_strays(self, kept: Collection[str]) -> list[TakenUp]:
-        """Living sessions of this node that are not in `kept`: the answer to the commit that made them ours was lost on its way."""
-        own = await self._db.fetch_one(SQL["count_own"], {"owner": self.owner})
-        if own is None or own.count <= len(kept):  # nearly always: nothing more is read
-            return []
-        rows = await self._db.fetch_all(SQL["list_own"], {"owner": self.owner})
-        strays = {row.session_id: row for row in rows if row.session_id not in kept}
-        return [
-            TakenUp(stored, strays[stored.session.session_id].last_kept_at)
-            for stored in await self.list_by_id(list(strays))
-            if stored.session.epoch == strays[stored.session.session_id].epoch  # else another node has it by now
-        ]
+    async def _wait_for_appends(self) -> None:
+        """Until every append is over that may still have seen the epoch before: what it acknowledges counts for `last_seq`.
+
+        The journal locks no row of a session, for that would write one tuple more for nearly every message; so who takes up waits instead.
+        """
+        writers = await self._list_writers()
+        with trio.move_on_after(APPENDS_SECONDS) as patience:
+            while writers:
+                await trio.sleep(APPENDS_POLL_SECONDS)
+                writers &= await self._list_writers()
+        if patience.cancelled_caught:
+            raise StoreUnavailable("An append is under way, and does not end.")
+
+    async def _list_writers(self) -> set[str]:
+        return {row.writer for row in await self._db.fetch_all(SQL["list_writers"])}
 
     async def list_living_of(self, user_id: str) -> list[str]:
         return [row.session_id for row in await self._db.fetch_all(SQL["list_living_of"], {"user_id": user_id})]
@@ -137,7 +200,7 @@ class Sessions:
 
     async def find_extension(self, session_id: str, extension_id: str) -> Extension | None:
         row = await self._db.fetch_one(SQL["load_extension"], {"session_id": session_id, "extension_id": extension_id})
-        return None if row is None else _extension(row, prefix="", session_id=session_id)
+        return None if row is None else read_extension(row, prefix="", session_id=session_id)
 
     async def list_messages(self, session_id: str, after_seq: int, limit: int) -> list[StoredMessage]:
         """At most `limit` messages with `seq > after_seq`, in order."""
@@ -145,6 +208,24 @@ class Sessions:
             SQL["list_messages"], {"session_id": session_id, "after_seq": after_seq, "limit": limit}
         )
         return [StoredMessage(row.seq, row.sender, row.id, row.body, row.at) for row in rows]
+
+    async def list_messages_to(self, reader_id: str, session_id: str, after_seq: int, limit: int) -> Page:
+        """The same for a participant, who is still one in the snapshot that is read (X1).
+
+        Raises:
+            NotFound: there is no such session, or `reader_id` takes no part in it.
+        """
+        values: dict[str, Value] = {
+            "reader_id": reader_id,
+            "session_id": session_id,
+            "after_seq": after_seq,
+            "limit": limit,
+        }
+        rows = await self._db.fetch_all(SQL["list_messages_to"], values)
+        if not rows:
+            raise NotFound
+        said = [StoredMessage(row.seq, row.sender, row.id, row.body, row.at) for row in rows if row.seq is not None]
+        return Page(said, rows[0].last_seq)
 
     async def list_message_ids(self, session_id: str, after_seq: int, limit: int) -> list[tuple[int, str, str]]:
         """`(seq, sender, id)` of at most `limit` messages, in order; bodies stay where they are."""
@@ -166,57 +247,3 @@ class Sessions:
 
     async def list_timeline(self, session_id: str) -> list[Any]:
         return await self._db.fetch_all(SQL["list_timeline"], {"session_id": session_id})
-
-
-def _extension(row: Any, *, prefix: str, session_id: str) -> Extension:
-    def column(name: str) -> Any:
-        return getattr(row, prefix + name)
-
-    return Extension(
-        extension_id=column("extension_id"),
-        session_id=session_id,
-        payment_request_id=column("payment_request_id"),
-        status=ExtensionStatus.PENDING if prefix else ExtensionStatus(row.status),
-        duration_minutes=column("duration_minutes"),
-        price=column("price"),
-        currency=column("currency"),
-        requested_at=column("requested_at"),
-        deadline_at=column("deadline_at"),
-        timeout_seconds=column("timeout_seconds"),
-        default_action_on_timeout=TimeoutAction(column("default_action_on_timeout")),
-        refusal_outcome=RefusalOutcome(column("refusal_outcome")),
-        config_version=column("config_version"),
-    )
-
-
-def _stored(row: Any) -> Stored:
-    session = Session(
-        session_id=row.session_id,
-        customer_id=row.customer_id,
-        mitra_id=row.mitra_id,
-        former_mitra_ids=tuple(row.former_mitra_ids),
-        payment_request_id=row.payment_request_id,
-        topic_sensitivity=row.topic_sensitivity,
-        status=SessionStatus(row.status),
-        end_reason=EndReason(row.end_reason) if row.end_reason else None,
-        duration_minutes=row.duration_minutes,
-        minute_ms=row.minute_ms,
-        price=row.price,
-        currency=row.currency,
-        paid_amount=row.paid_amount,
-        started_at=row.started_at,
-        running_since=row.running_since,
-        expires_at=row.expires_at,
-        deadline_at=row.deadline_at,
-        paid_ms=row.paid_ms,
-        served_ms=row.served_ms,
-        refunded_ms=row.refunded_ms,
-        forfeited_ms=row.forfeited_ms,
-        remaining_ms=row.remaining_ms,
-        grace_left_ms=row.grace_left_ms,
-        extension=_extension(row, prefix="e_", session_id=row.session_id) if row.e_extension_id else None,
-        extensions_accepted=row.extensions_accepted,
-        epoch=row.epoch,
-        version=row.version,
-    )
-    return Stored(session, row.last_seq)

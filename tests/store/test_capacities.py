@@ -21,9 +21,13 @@ class Noted:
         self.asked: list[list[str]] = []
         self.on_unrefreshed: list[Callable[[str], None]] = []
         self.away = 0
+        self.broken_at = 0
+        """At which call it has a fault of its own."""
 
     async def refresh_capacities(self, mitra_ids: Sequence[str]) -> None:
         self.asked.append(list(mitra_ids))
+        if len(self.asked) == self.broken_at:
+            raise ZeroDivisionError
         if self.away:
             self.away -= 1
             raise StoreUnavailable
@@ -70,6 +74,24 @@ async def test_a_crowd_is_looked_at_in_bounded_pieces(
             capacities.mark(mitra_id)
         await trio.sleep(5)
     assert mirror.asked == [["a", "b", "c"], ["d", "e", "f"], ["g", "h"]]
+
+
+async def test_a_crash_forgets_those_alone_who_were_being_looked_at(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "AT_ONCE", 2)
+    mirror = Noted()
+    capacities = Capacities(cast(Mirror, mirror))
+    for mitra_id in "abcde":
+        capacities.mark(mitra_id)
+    mirror.broken_at = 2
+    with pytest.raises(ZeroDivisionError):
+        await capacities.serve()
+    async with trio.open_nursery() as nursery:  # as its supervisor starts it again; nobody marks anybody
+        nursery.start_soon(capacities.serve)
+        await trio.sleep(5)
+        nursery.cancel_scope.cancel()
+    assert mirror.asked == [["a", "b"], ["c", "d"], ["e"]]
 
 
 async def test_while_the_rows_cannot_be_read_it_is_tried_again_without_frenzy(autojump_clock: MockClock) -> None:

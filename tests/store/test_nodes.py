@@ -79,6 +79,47 @@ async def test_a_connection_that_is_killed_frees_the_lock_at_once_and_it_is_take
         assert lease.keeps_clocks()  # a gap of a fraction of a second is none
 
 
+async def test_a_lock_that_is_had_again_is_told_before_the_next_beat_however_short_it_was_gone(
+    db: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another node may have taken sessions meanwhile, and no gap tells of that."""
+    monkeypatch.setattr(room, "BEAT_SECONDS", 0.01)
+    gaps: list[tuple[int, int]] = []
+    told: list[bool] = []
+    lease = NodeLease(db, SystemClock())
+    await lease.open()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(lease.serve, lambda *gap: gaps.append(gap), lambda: False, lambda: told.append(True))
+        assert told == []
+        await db.fetch_one("SELECT pg_terminate_backend(%(pid)s)", {"pid": await find_holder(db, lease)})
+        with trio.fail_after(10):
+            while not told:
+                await trio.sleep(0.01)
+        assert await find_holder(db, lease) is not None
+        nursery.cancel_scope.cancel()
+    assert told == [True]
+
+
+async def test_a_node_that_dies_is_newly_dead_once(db: Postgres) -> None:
+    async with open_node(db) as me:
+        assert await me.list_newly_dead() == []
+        async with open_node(db) as other:
+            assert await me.list_newly_dead() == []
+        assert await me.list_newly_dead() == [other.node_id]
+        assert await me.list_newly_dead() == []
+        third = NodeLease(db, SystemClock())
+        await third.open()
+        assert await me.list_newly_dead() == [third.node_id]
+        async with trio.open_nursery() as nursery:
+            await nursery.start(third.serve, lambda *_: None, lambda: False, lambda: None)
+            assert await me.list_newly_dead() == []
+            nursery.cancel_scope.cancel()
+        with trio.fail_after(10):
+            while await find_holder(db, third) is not None:
+                await trio.sleep(0.005)
+        assert await me.list_newly_dead() == [third.node_id]
+
+
 async def test_a_gap_is_told_once_and_as_long_as_it_was(db: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "GAP_MS", 1_000)
     monkeypatch.setattr(room, "BEAT_SECONDS", 0.01)
@@ -87,7 +128,7 @@ async def test_a_gap_is_told_once_and_as_long_as_it_was(db: Postgres, monkeypatc
     lease = NodeLease(db, SystemClock())
     await lease.open()
     async with trio.open_nursery() as nursery:
-        await nursery.start(lease.serve, lambda since, until: gaps.append((since, until)), lambda: False)
+        await nursery.start(lease.serve, lambda since, until: gaps.append((since, until)), lambda: False, lambda: None)
         await trio.sleep(0.1)
         assert gaps == []
         await db.fetch_one("SELECT pg_terminate_backend(%(pid)s)", {"pid": await find_holder(db, lease)})
@@ -112,7 +153,7 @@ async def test_the_credit_is_told_before_clocks_are_kept_again(db: Postgres, mon
     lease = NodeLease(db, SystemClock())
     await lease.open()
     async with trio.open_nursery() as nursery:
-        await nursery.start(lease.serve, lambda *_: kept.append(lease.keeps_clocks()), lambda: False)
+        await nursery.start(lease.serve, lambda *_: kept.append(lease.keeps_clocks()), lambda: False, lambda: None)
         with trio.fail_after(10):
             while len(kept) < 2:
                 await trio.sleep(0.05)
@@ -132,7 +173,7 @@ async def test_a_gap_stands_in_the_row_until_all_of_it_is_written_down(
     lease = NodeLease(db, SystemClock())
     await lease.open()
     async with trio.open_nursery() as nursery:
-        await nursery.start(lease.serve, lambda since, until: gaps.append((since, until)), lambda: owed)
+        await nursery.start(lease.serve, lambda since, until: gaps.append((since, until)), lambda: owed, lambda: None)
         await db.fetch_one("SELECT pg_terminate_backend(%(pid)s)", {"pid": await find_holder(db, lease)})
         await until(db, "SELECT 1 FROM nodes WHERE gap_since IS NOT NULL")
         first = await only(db, "SELECT gap_since, alive_at FROM nodes")
@@ -157,7 +198,7 @@ async def test_a_clock_that_was_set_or_a_machine_that_slept_is_a_gap(
     lease = NodeLease(db, clock)
     await lease.open()
     async with trio.open_nursery() as nursery:
-        await nursery.start(lease.serve, lambda since, until: gaps.append((since, until)), lambda: False)
+        await nursery.start(lease.serve, lambda since, until: gaps.append((since, until)), lambda: False, lambda: None)
         assert lease.keeps_clocks()
         clock.by_ms = by_ms
         if by_ms > 0:
@@ -186,7 +227,7 @@ async def test_a_lock_of_ours_that_a_dead_connection_holds_is_freed(
             await dead.fetch_one("SELECT pg_advisory_lock(%(class)s::integer, %(key)s::integer)", lock)
             holder = await find_holder(db, lease)
             with trio.fail_after(10):
-                await nursery.start(lease.serve, lambda *_: None, lambda: False)
+                await nursery.start(lease.serve, lambda *_: None, lambda: False, lambda: None)
             assert await find_holder(db, lease) not in {holder, None}
             assert lease.keeps_clocks()
             with pytest.raises(StoreUnavailable):

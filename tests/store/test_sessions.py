@@ -9,7 +9,7 @@ import trio
 
 from halo.clock import SystemClock
 from halo.effects import MoveExtensionDeadline, Step
-from halo.errors import StepOvertaken
+from halo.errors import NotFound, StepOvertaken, StoreUnavailable
 from halo.events import (
     DeadlineReached,
     DowntimeCredited,
@@ -22,14 +22,16 @@ from halo.events import (
 from halo.payment import PaymentStatus
 from halo.rules import step
 from halo.session import Party, Session
+from halo.store import sessions as room
 from halo.store.invariants import find_violations
 from halo.store.nodes import NodeLease
 from halo.store.payments import Payments
 from halo.store.postgres import OperationRepeated, Postgres, open_postgres
-from halo.store.sessions import Sessions
+from halo.store.sessions import Differences, Page, Sessions, TakenUp
 from tests.store.cutting_proxy import Fault, open_cutting_proxy
 from tests.store.ground import (
     CONFIG,
+    held_inserts,
     lines,
     only,
     open_journal,
@@ -54,6 +56,12 @@ async def db(database_url: str) -> AsyncIterator[Postgres]:
 @pytest.fixture
 def sessions(db: Postgres) -> Sessions:
     return Sessions(db, OWNER)
+
+
+async def until_taken(db: Postgres, owner: str) -> None:
+    with trio.fail_after(10):
+        while not await db.fetch_all("SELECT FROM chat_sessions WHERE owner = %(owner)s", {"owner": owner}):
+            await trio.sleep(0.01)
 
 
 def end(session: Session, by: EndedBy = EndedBy.MITRA) -> Step:
@@ -443,14 +451,107 @@ async def test_taking_up_counts_the_messages_that_are_there(db: Postgres) -> Non
     assert taken.stored.last_seq == 12
 
 
+async def test_an_append_under_way_counts_before_its_session_goes_to_another_node(db: Postgres) -> None:
+    """Its node is believed dead and runs on: what it acknowledges at the old epoch must be known to the new owner (S3, C4)."""
+    session = (await open_session_row(db, OWNER)).session
+    taken: list[TakenUp] = []
+    async with open_journal(db) as journal, open_node(db) as me, held_inserts(db) as held:
+        held.nursery.start_soon(journal.append, session.session_id, 1, lines(1, 1))
+        await held.wait()
+
+        async def take_up() -> None:
+            taken.extend(await sessions_of(db, me).take_up(10))
+
+        held.nursery.start_soon(take_up)
+        await until_taken(db, me.node_id)
+        async with open_journal(db) as later:
+            with pytest.raises(StepOvertaken):  # it looks at the epoch now: it waits for nobody, and nobody for it
+                await later.append(session.session_id, 1, lines(2, 2))
+        assert taken == []
+        await held.let_go()
+    assert [(one.stored.session.epoch, one.stored.last_seq) for one in taken] == [(2, 1)]
+    assert await count(db, "messages") == 1
+
+
+async def test_an_append_that_does_not_end_leaves_its_session_for_the_next_look(
+    db: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "APPENDS_SECONDS", 0.05)
+    session = (await open_session_row(db, OWNER)).session
+    async with open_journal(db) as journal, open_node(db) as me, held_inserts(db) as held:
+        held.nursery.start_soon(journal.append, session.session_id, 1, lines(1, 1))
+        await held.wait()
+        mine = sessions_of(db, me)
+        with pytest.raises(StoreUnavailable):
+            await mine.take_up(10)
+        with pytest.raises(StoreUnavailable):
+            await mine.compare({})
+        await held.let_go()
+        monkeypatch.setattr(room, "APPENDS_SECONDS", 5.0)
+        (stray,) = (await mine.compare({})).strays
+    assert (stray.stored.session.epoch, stray.stored.last_seq) == (2, 1)
+
+
 async def test_strays_are_sessions_of_ours_that_nobody_keeps(db: Postgres, sessions: Sessions) -> None:
     kept, stray = [(await open_session_row(db, OWNER)).session for _ in range(2)]
     await open_session_row(db, new_id())
     ended = (await open_session_row(db, OWNER)).session
     await sessions.commit(ended, end(ended), new_id(), NOBODY)
-    (found,) = await sessions.list_strays({kept.session_id})
+    (found,) = (await sessions.compare({kept.session_id: 1})).strays
     assert found.stored.session == stray
-    assert await sessions.list_strays({kept.session_id, stray.session_id}) == []
+    assert await sessions.compare({kept.session_id: 1, stray.session_id: 1}) == Differences([], {})
+
+
+async def test_what_is_ours_no_more_is_told_and_hides_no_stray(db: Postgres, sessions: Sessions) -> None:
+    """As many rows as actors, and still not the same."""
+    stray = (await open_session_row(db, OWNER)).session
+    moved = (await open_session_row(db, new_id())).session
+    ended = (await open_session_row(db, OWNER)).session
+    await sessions.commit(ended, end(ended), new_id(), NOBODY)
+    unknown = new_id()
+    differences = await sessions.compare({moved.session_id: 1, ended.session_id: 1, unknown: 4})
+    assert [one.stored.session for one in differences.strays] == [stray]
+    assert differences.lost == {moved.session_id: 1, ended.session_id: 1, unknown: 4}
+
+
+async def test_one_that_went_and_came_back_is_both_lost_and_a_stray(db: Postgres, sessions: Sessions) -> None:
+    session = (await open_session_row(db, OWNER)).session
+    await db.execute("UPDATE chat_sessions SET epoch = 3")
+    differences = await sessions.compare({session.session_id: 1})
+    assert [one.stored.session.epoch for one in differences.strays] == [3]
+    assert differences.lost == {session.session_id: 1}
+
+
+# ---- reading what was said
+
+
+async def test_a_participant_reads_in_pages_how_much_there_is(db: Postgres, sessions: Sessions) -> None:
+    session = (await open_session_row(db, OWNER)).session
+    async with open_journal(db) as journal:
+        assert await sessions.list_messages_to(session.mitra_id, session.session_id, 0, 10) == Page([], 0)
+        await journal.append(session.session_id, 1, lines(1, 5))
+    for reader in (session.customer_id, session.mitra_id):
+        page = await sessions.list_messages_to(reader, session.session_id, 1, 3)
+        assert page == Page(await sessions.list_messages(session.session_id, 1, 3), 5)
+        assert [message.seq for message in page.messages] == [2, 3, 4]
+        assert await sessions.list_messages_to(reader, session.session_id, 99, 3) == Page([], 5)
+
+
+async def test_who_takes_no_part_any_more_reads_nothing_whatever_her_node_believes(
+    db: Postgres, sessions: Sessions
+) -> None:
+    """The rows may hold what was said to her successor (X1)."""
+    session = (await open_session_row(db, OWNER)).session
+    async with open_journal(db) as journal:
+        await journal.append(session.session_id, 1, lines(1, 1))
+    successor = await add_mitra(db)
+    await db.execute("UPDATE chat_sessions SET mitra_id = %(id)s", {"id": successor})
+    for stranger in (session.mitra_id, new_id()):
+        with pytest.raises(NotFound):
+            await sessions.list_messages_to(stranger, session.session_id, 0, 10)
+    assert (await sessions.list_messages_to(successor, session.session_id, 0, 10)).last_seq == 1
+    with pytest.raises(NotFound):
+        await sessions.list_messages_to(successor, new_id(), 0, 10)
 
 
 # ---- looking things up

@@ -1,5 +1,6 @@
 -- The journal's one statement: the rows of every session that wrote in this tick. A session that has another owner by now has
--- another epoch, and its rows fall away (S3); so do those of a session that has ended or stands still, however late they come (C6).
+-- another epoch, and its rows fall away (S3); so do those of a session that has ended or stands still, however late they come (C6). Who
+-- raises an epoch waits for what is under way (`list_writers` in `sessions.sql`), so that no row has to be locked here.
 
 -- name: append
 INSERT INTO messages (session_id, seq, sender, id, body, at)

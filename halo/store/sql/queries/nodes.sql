@@ -15,6 +15,13 @@ SELECT pg_terminate_backend(pid) FROM pg_locks
 WHERE locktype = 'advisory' AND classid = %(lock_class)s AND objid = %(lock_key)s AND granted AND pid <> pg_backend_pid()
   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 
+-- name: list_dead
+SELECT n.node_id FROM nodes n
+WHERE n.node_id <> %(node_id)s AND NOT EXISTS (
+    SELECT FROM pg_locks l
+    WHERE l.locktype = 'advisory' AND l.classid = %(lock_class)s AND l.objid = n.lock_key AND l.granted
+      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))
+
 -- name: read_clock
 SELECT clock_timestamp() AS now
 

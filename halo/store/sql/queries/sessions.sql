@@ -27,13 +27,24 @@ WITH orphans AS (
     FOR UPDATE OF s SKIP LOCKED)
 UPDATE chat_sessions s SET owner = %(owner)s, epoch = s.epoch + 1, updated_at = o.last_kept_at
 FROM orphans o WHERE o.session_id = s.session_id
-RETURNING s.session_id, o.last_kept_at
+RETURNING s.session_id, s.epoch, o.last_kept_at
 
--- name: count_own
-SELECT count(*) AS count FROM chat_sessions WHERE owner = %(owner)s AND status <> 'ended'
+-- name: compare
+-- By id and epoch, not by how many there are: an actor whose row is another node's by now would make up for a row without an actor. A FULL
+-- JOIN is never a loop over ten thousand for each of ten thousand, whatever the planner believes of them.
+SELECT coalesce(own.session_id, kept.session_id) AS session_id, coalesce(own.epoch, kept.epoch) AS epoch,
+       own.session_id IS NOT NULL AS is_own, own.updated_at AS last_kept_at
+FROM (SELECT session_id, epoch, updated_at FROM chat_sessions WHERE owner = %(owner)s AND status <> 'ended') own
+FULL JOIN unnest(%(session_ids)s::uuid[], %(epochs)s::bigint[]) AS kept (session_id, epoch)
+    ON own.session_id = kept.session_id AND own.epoch = kept.epoch
+WHERE own.session_id IS NULL OR kept.session_id IS NULL
 
--- name: list_own
-SELECT session_id, epoch, updated_at AS last_kept_at FROM chat_sessions WHERE owner = %(owner)s AND status <> 'ended'
+-- name: list_writers
+-- Transactions that write messages at this moment. An append holds this lock before it looks at the epoch, and until it is over: whoever is
+-- not among them after an epoch was raised sees the new one.
+SELECT l.virtualtransaction AS writer FROM pg_locks l
+WHERE l.locktype = 'relation' AND l.relation = 'messages'::regclass AND l.mode = 'RowExclusiveLock' AND l.granted
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 
 -- name: list_living_of
 SELECT session_id FROM chat_sessions WHERE (customer_id = %(user_id)s OR mitra_id = %(user_id)s) AND status <> 'ended' ORDER BY created_at
@@ -48,6 +59,16 @@ SELECT * FROM session_extensions WHERE extension_id = %(extension_id)s AND sessi
 
 -- name: list_messages
 SELECT seq, sender, id, body, at FROM messages WHERE session_id = %(session_id)s AND seq > %(after_seq)s ORDER BY seq LIMIT %(limit)s
+
+-- name: list_messages_to
+-- Whether `reader_id` is a participant, and what was said, in one snapshot: a session that is handed on in between shows her nothing of her
+-- successor's. No row at all: there is no such session, or it is none of hers; a row without `seq`: there is nothing to read.
+SELECT m.seq, m.sender, m.id, m.body, m.at,
+       coalesce((SELECT max(l.seq) FROM messages l WHERE l.session_id = s.session_id), 0) AS last_seq
+FROM chat_sessions s
+LEFT JOIN LATERAL (SELECT * FROM messages o WHERE o.session_id = s.session_id AND o.seq > %(after_seq)s ORDER BY o.seq LIMIT %(limit)s) m ON true
+WHERE s.session_id = %(session_id)s AND %(reader_id)s IN (s.customer_id, s.mitra_id)
+ORDER BY m.seq
 
 -- name: list_message_ids
 SELECT seq, sender, id FROM messages WHERE session_id = %(session_id)s AND seq > %(after_seq)s ORDER BY seq LIMIT %(limit)s
