@@ -1,8 +1,9 @@
 """What the watchdog watches: each thing that must hold by its name, what its breach means for people, and what mends it.
 
 One table, `WATCHES`. What names an invariant is asked of Postgres (`halo/store/invariants.sql`), the others are what only the node
-itself or its queues know. Money, ledger, time and numbering are never mended by a machine: what is wrong there needs a person, and
-a repair would wipe the trace. Pure: moments and findings are handed in. Read next: `halo/actors/watchdog.py`, which goes its rounds.
+itself, the mirror or the queues know. Money, ledger, time and numbering are never mended by a machine: what is wrong there needs a
+person, and a repair would wipe the trace. Pure: moments and findings are handed in. Which invariants no watch can see, and what
+proves those, says `docs/decisions/0027-watch-what-rows-can-show.md`. Read next: `halo/actors/watchdog.py`, which goes its rounds.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,8 @@ from halo.clock import Moment
 from halo.histogram import Histogram
 
 SUBJECTS_AT_MOST: Final = 20
-"""Named in one alarm, and mended in one round: enough to look into, and no storm of repairs when something is wrong at large."""
+"""Named in one alarm, and mended in one round: enough to look into, and no storm of repairs when something is wrong at large. The next
+round goes on behind them (`next_batch`)."""
 LAG_BOUNDS_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 """Around the two that matter: 20 ms is the goal for a pause under load, 1 s the alarm."""
 
@@ -37,6 +39,8 @@ class Repair(StrEnum):
     """As the end of its session should have done, with a refund due if its money had come."""
     ADD_REFUND = "add_refund"
     REFRESH_CAPACITY = "refresh_capacity"
+    RESEED_MIRROR = "reseed_mirror"
+    """The mirror is built anew from Postgres, as every five minutes: a write of one mitra could overtake what she does meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,8 @@ class Watch:
     repairs: tuple[Repair, ...] = ()
     """Tried in this order, each on the subjects that were found; none for what only a person may set right."""
     source: Literal["invariant", "queue", "mirror", "node"] = "invariant"
-    """Who finds it: a query of `invariants.sql`, one of `queries/watchdog.sql`, the mirror beside Postgres, or the node itself."""
+    """Who finds it: a query of `halo/store/invariants.sql`, one of `halo/store/sql/queries/watchdog.sql`, the mirror beside Postgres
+    (`halo/store/watched_mirror.py`), or the node itself (`halo/actors/watchdog.py`)."""
 
 
 _LOOK = "Stop taking money until it is understood; `halo explain` and the operators' page show the rows."
@@ -72,6 +77,11 @@ WATCHES: Final[Mapping[str, Watch]] = {
             "A payment failed after its money had come, and the refund that is due is missing or wrong. A missing one is written; "
             "a wrong amount or cause needs a person.",
             (Repair.ADD_REFUND,),
+        ),
+        Watch(
+            "refunds_within_charges",
+            "More is given back on a payment than was charged on it, or less than a session's time left is worth. Compare with the "
+            f"payment provider before it is paid out. {_LOOK}",
         ),
         Watch(
             "m7_nothing_left_undecided",
@@ -111,7 +121,7 @@ WATCHES: Final[Mapping[str, Watch]] = {
         ),
         Watch(
             "c3_ids_are_unique",
-            "One message is stored twice: the unique index of messages is gone or broken; rebuild it.",
+            "The unique index of messages is gone or broken, and one message may be stored twice: rebuild the index.",
         ),
         Watch(
             "c6_nothing_after_the_end",
@@ -133,14 +143,33 @@ WATCHES: Final[Mapping[str, Watch]] = {
             (Repair.RESTORE_SEARCHES,),
         ),
         Watch(
-            "outbox_is_sent",
-            "Pushes wait for more than five minutes: look for the sender's errors in the log, and at the push provider.",
+            "refunds_are_delivered",
+            "Refunds were given up: the payment provider refused them for a day, or for good. Read why on the page of refunds, and "
+            "replay them or pay them out by hand.",
             source="queue",
         ),
         Watch(
             "refunds_have_an_address",
             "Refunds are due and HALO_REFUND_URL is not set: nobody is told. Set it, or pay them out by hand.",
             source="queue",
+        ),
+        Watch(
+            "refunds_are_sent",
+            "Refunds wait for the payment provider for more than five minutes: look at HALO_REFUND_URL and for the sender's errors "
+            "in the log. They are tried for a day.",
+            source="queue",
+        ),
+        Watch(
+            "outbox_is_sent",
+            "Pushes wait for more than five minutes: look for the sender's errors in the log, and at the push provider.",
+            source="queue",
+        ),
+        Watch(
+            "mirror_online_agrees",
+            "Valkey says otherwise than Postgres who is online or deactivated: somebody is offered who must not be, or is not who "
+            "should. It is built anew.",
+            (Repair.RESEED_MIRROR,),
+            source="mirror",
         ),
         Watch(
             "mirror_capacities_agree",
@@ -169,6 +198,12 @@ WATCHES: Final[Mapping[str, Watch]] = {
             source="node",
         ),
         Watch(
+            "watchdog_works",
+            "The watchdog could not ask after these things or mend them, because of a fault of its own: until that is mended nobody "
+            "watches them. Read `actor_parked` of the watchdog in the log.",
+            source="node",
+        ),
+        Watch(
             "mailboxes_drain", "A session's mailbox is nearly full: it is flooded, or its commits wait.", source="node"
         ),
         Watch(
@@ -179,7 +214,15 @@ WATCHES: Final[Mapping[str, Watch]] = {
         ),
     )
 }
-"""Every watch by its name; `tests/pure/test_watch.py` holds it against `invariants.sql`."""
+"""Every watch by its name; `tests/store/test_watchdog.py` holds it against `halo/store/invariants.sql`."""
+
+
+def next_batch(subjects: Sequence[str], after: str) -> tuple[str, ...]:
+    """Whose turn it is when the last one was `after`: each once, at most `SUBJECTS_AT_MOST`, those behind it first, then from the top.
+
+    So what cannot be mended never stands before what can.
+    """
+    return tuple(sorted(set(subjects), key=lambda subject: (subject <= after, subject))[:SUBJECTS_AT_MOST])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

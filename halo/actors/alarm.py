@@ -2,7 +2,8 @@
 
 That moment is the soonest of the session's deadline and its next timer; or, while something waits for the store to come back, the
 next try. It must never decide anything: it rings, and `halo/actors/duties.py` looks at what is due. Nor may it be a second truth
-beside the deadline in the session's row: whoever changes the session sets it anew. Read next: `halo/actors/duties.py`.
+beside the deadline in the session's row: whoever changes the session sets it anew. The bell of the node rings it
+(`halo/actors/bell.py`), so that ten thousand of one age do not ring together. Read next: `halo/actors/duties.py`.
 """
 
 from math import inf
@@ -24,24 +25,50 @@ AWAY_RETRY_MS = 250
 class Alarm:
     """One moment to come; setting it replaces the earlier one."""
 
-    __slots__ = ("_at", "_mailbox", "_ports", "_retry_at", "_sleep", "last_timer_at")
+    __slots__ = ("_bell", "_is_rung", "_mailbox", "_ports", "_retry_at", "_waiter", "last_timer_at")
 
     def __init__(self, mailbox: Mailbox[Item], ports: Ports) -> None:
         self._mailbox = mailbox
         self._ports = ports
-        self._sleep: trio.CancelScope | None = None
-        self._at = inf
-        """On Trio's clock, in seconds."""
+        self._bell = ports.bell
+        self._is_rung = False
+        self._waiter: trio.lowlevel.Task | None = None
         self._retry_at: Moment | None = None
         """Set while something waits for the store to come back: a deadline, a credit, or the outcome of a commit."""
         self.last_timer_at = ports.clock.now()
 
     async def serve(self) -> NoReturn:
-        while True:
-            with trio.CancelScope(deadline=self._at) as self._sleep:
-                await trio.sleep_forever()
-            self._at = inf
-            self._mailbox.put(Due(), urgent=True)
+        try:
+            while True:
+                while not self._is_rung:
+                    self._waiter = trio.lowlevel.current_task()
+                    await trio.lowlevel.wait_task_rescheduled(self._abort)
+                self._is_rung = False
+                self._mailbox.put(Due(), urgent=True)
+        finally:
+            self._bell.leave(self)
+
+    def ring(self) -> None:
+        """Called by the bell."""
+        self._is_rung = True
+        if self._waiter is not None:
+            waiter, self._waiter = self._waiter, None
+            trio.lowlevel.reschedule(waiter)
+
+    def ring_in_turn(self) -> None:
+        """There is something to catch up with: as soon as this session may."""
+        self._bell.line_up(self)
+
+    def take_turn(self) -> bool:
+        """Whether this session may ask the store for what nobody asked for; then `turn_over` is owed. Otherwise it rings again."""
+        return self._bell.take_turn(self)
+
+    def turn_over(self) -> None:
+        self._bell.turn_over()
+
+    def stand_back(self) -> None:
+        """It has rung, and no turn is needed."""
+        self._bell.stand_back(self)
 
     def set(self, session: Session) -> None:
         """To the deadline of `session` or its next timer, whichever comes first; a retry comes before both."""
@@ -64,6 +91,9 @@ class Alarm:
         return next_timer(session, self.last_timer_at, self._ports.facts.config())
 
     def _move(self, moment: Moment | None) -> None:
-        self._at = inf if moment is None else trio.current_time() + max(0, moment - self._ports.clock.now()) / 1000
-        if self._sleep is not None:
-            self._sleep.deadline = self._at
+        now = self._ports.clock.now()
+        self._bell.set(self, inf if moment is None else trio.current_time() + max(0, moment - now) / 1000)
+
+    def _abort(self, _: object) -> trio.lowlevel.Abort:
+        self._waiter = None
+        return trio.lowlevel.Abort.SUCCEEDED

@@ -2,22 +2,23 @@
 
 Beside what the rows tell it watches what only this node knows: how late the event loop wakes a task, the clock, parked actors, mailboxes,
 timers. Every node goes its own rounds: they only read, through windows, so that many cost little and each node's page tells; repairs
-are done once, whoever comes first. It must never stand in the way of people's work, decide what a rule decides, or mend money.
-Read next: `halo/watch.py`, the table of what is watched; `halo/store/watchdog.py`, the questions.
+are done once, whoever comes first. It must never stand in the way of people's work, decide what a rule decides, or mend money; nor may
+one question or repair that fails keep the others from being made (`halo/actors/attempts.py`). Read next: `halo/watch.py`, the table of what is watched; `halo/store/watchdog.py`, the questions.
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Final, NoReturn
 
 import structlog
 import trio
 
+from halo.actors.attempts import Attempt, Attempts
 from halo.actors.mailbox import CAPACITY
-from halo.actors.repairs import Repairs, WatchPorts
+from halo.actors.repairs import Look, Repairs, WatchPorts
 from halo.actors.session import SessionActor
 from halo.clock import Moment
-from halo.errors import StoreUnavailable
 from halo.watch import WATCHES, WatchReport
 
 log = structlog.get_logger(__name__)
@@ -31,7 +32,7 @@ FIRST_WINDOW_MS: Final = 2 * 24 * 3600 * 1000
 OVERLAP_MS: Final = 5 * 60 * 1000
 """Each look goes back so far behind the last that found nothing: a row is stamped some seconds before it can be seen."""
 SECOND_LOOK_SECONDS: Final = 1.0
-"""A capacity on its way to the mirror is there by then."""
+"""What is on its way to the mirror is there by then."""
 LAG_ALARM_SECONDS: Final = 1.0
 SKEW_ALARM_MS: Final = 2_000
 LATE_ALARM_MS: Final = 5_000
@@ -42,7 +43,8 @@ MAILBOX_ALARM: Final = CAPACITY * 3 // 4
 class Watchdog:
     """See the module.
 
-    Error handling: what the store's absence keeps from being asked is an error in the report, and its alarm stays as it was.
+    Error handling: what could not be asked is an error in the report, and its alarm stays as it was. Beyond the store's absence that is
+    an alarm itself, `watchdog_works`.
     """
 
     def __init__(self, report: WatchReport, ports: WatchPorts) -> None:
@@ -51,7 +53,8 @@ class Watchdog:
         self._clean_at: dict[str, Moment] = {}
         """By watch, the last round that found nothing. While something is broken the window stays open from there, or an alarm
         would be over only because its subject has grown old."""
-        self._repairs = Repairs(report, ports)
+        self._attempts = Attempts(report)
+        self._repairs = Repairs(report, ports, self._attempts)
         self._distrusted_at: float | None = None
 
     async def serve(self) -> NoReturn:
@@ -65,13 +68,15 @@ class Watchdog:
     async def run(self) -> None:
         """One round: look, raise and clear, mend. What it mends is looked at again by the next."""
         began, now = time.monotonic(), self._ports.clock.now()
-        found = await self._ask_rows(now)
-        found |= await self._ask_mirror()
-        found |= self._ask_node(now)
+        found: dict[str, Sequence[str]] = {}
+        await self._ask_rows(found, now)
+        await self._ask_mirror(found)
+        await self._ask_node(found, now)
         for name, subjects in found.items():
             self._note(name, subjects, now)
         for name in [name for name, subjects in found.items() if subjects]:
-            await self._repairs.mend(WATCHES[name], self.report.alarms[name].subjects)
+            await self._repairs.mend(WATCHES[name], found[name])
+        self._note("watchdog_works", self._attempts.take_crashed(), now)
         self.report.rounds += 1
         self.report.last_round_at = self._ports.clock.now()
         self.report.duration_ms = round((time.monotonic() - began) * 1000)
@@ -105,60 +110,86 @@ class Watchdog:
             elif self._distrusted_at is None:
                 self._distrusted_at = trio.current_time()
 
-    async def _ask_rows(self, now: Moment) -> dict[str, Sequence[str]]:
+    async def _ask_rows(self, found: dict[str, Sequence[str]], now: Moment) -> None:
         """By watch what it found; one that could not be asked is left out, and the others are asked all the same."""
-        found: dict[str, Sequence[str]] = {}
         waiting = [watch.name for watch in reversed(tuple(WATCHES.values())) if watch.source in {"invariant", "queue"}]
         while waiting:
-            asking = None
-            try:
-                async with self._ports.rows.look() as look:
-                    while waiting:
-                        asking = waiting.pop()
-                        found[asking] = await look.ask(asking, since=self._since(asking, now), now=now)
-                        await trio.sleep(PAUSE_SECONDS)
-            except StoreUnavailable:
-                if asking is None:  # not even a connection
-                    self.report.failed(waiting[-1])
-                    log.warning("watchdog_could_not_ask", asked=len(found), left=len(waiting))
-                    break
-                self.report.failed(asking)
-                log.warning("watchdog_question_failed", alarm=asking)
-        return found
+            left = len(waiting)
+            outcome = await self._attempts.make("look", waiting[-1], partial(self._look, waiting, found, now))
+            if outcome is not Attempt.DONE and len(waiting) == left:  # not even a connection
+                log.warning("watchdog_could_not_ask", asked=len(found), left=left)
+                return
+
+    async def _look(self, waiting: list[str], found: dict[str, Sequence[str]], now: Moment) -> None:
+        """Ask what is `waiting`, from its end, until nothing is left or one question has failed: then its connection is not used again."""
+        async with self._ports.rows.look() as look:
+            while waiting:
+                name = waiting.pop()
+                if (
+                    await self._attempts.make("question", name, partial(self._ask, look, name, found, now))
+                    is not Attempt.DONE
+                ):
+                    return
+                await trio.sleep(PAUSE_SECONDS)
+
+    async def _ask(self, look: Look, name: str, found: dict[str, Sequence[str]], now: Moment) -> None:
+        found[name] = await look.ask(name, since=self._since(name, now), now=now, after=self._repairs.last(name))
 
     def _since(self, name: str, now: Moment) -> Moment:
         return self._clean_at.get(name, now - FIRST_WINDOW_MS + OVERLAP_MS) - OVERLAP_MS
 
-    async def _ask_mirror(self) -> dict[str, Sequence[str]]:
-        name = "mirror_capacities_agree"
-        try:
-            wrong = await self._ports.rows.list_wrong_capacities()
-            before = self.report.alarms.get(name)
-            wrong = list(dict.fromkeys([*wrong, *(before.subjects if before is not None else ())]))
-            if wrong:
-                await trio.sleep(SECOND_LOOK_SECONDS)
-                wrong = list(await self._ports.rows.list_wrong_among(wrong))
-        except StoreUnavailable:
-            self.report.failed(name)
-            return {}
-        return {name: wrong}
-
-    def _ask_node(self, now: Moment) -> dict[str, Sequence[str]]:
-        ports = self._ports
-        actors = list(ports.sessions)
-        awake = [actor for actor in actors if actor.retired is None]
-        late = [actor for actor in awake if self._is_late(actor, now)] if ports.keeps_clocks() else []
-        distrusted = self._distrusted_at
-        return {
-            "event_loop_runs": ["event loop"] if self.report.lag.take_longest() > LAG_ALARM_SECONDS else [],
-            "clock_agrees": ["clock"] if abs(ports.skew_ms()) > SKEW_ALARM_MS else [],
-            "mirror_is_believed": ["valkey"]
-            if distrusted is not None and trio.current_time() - distrusted > DISTRUST_ALARM_SECONDS
-            else [],
-            "actors_run": _ids(actor for actor in actors if actor.is_parked),
-            "mailboxes_drain": _ids(actor for actor in awake if len(actor.mailbox) >= MAILBOX_ALARM),
-            "timers_are_on_time": _ids(late),
+    async def _ask_mirror(self, found: dict[str, Sequence[str]]) -> None:
+        mirror = self._ports.rows.mirror
+        questions = {
+            "mirror_online_agrees": (mirror.list_wrong_standings, mirror.list_wrong_standings_among),
+            "mirror_capacities_agree": (mirror.list_wrong_capacities, mirror.list_wrong_among),
         }
+        for name, (first, second) in questions.items():
+            await self._attempts.make("question", name, partial(self._look_twice, name, first, second, found))
+
+    async def _look_twice(
+        self,
+        name: str,
+        first: Callable[[], Awaitable[Sequence[str]]],
+        second: Callable[[Sequence[str]], Awaitable[Sequence[str]]],
+        found: dict[str, Sequence[str]],
+    ) -> None:
+        before = self.report.alarms.get(name)
+        wrong = list(dict.fromkeys([*await first(), *(before.subjects if before is not None else ())]))
+        if wrong:
+            await trio.sleep(SECOND_LOOK_SECONDS)
+            wrong = list(await second(wrong))
+        found[name] = wrong
+
+    async def _ask_node(self, found: dict[str, Sequence[str]], now: Moment) -> None:
+        for name, ask in self._questions_to_node(now).items():
+
+            async def answer(name: str = name, ask: Callable[[], Sequence[str]] = ask) -> None:
+                found[name] = ask()
+
+            await self._attempts.make("question", name, answer)
+
+    def _questions_to_node(self, now: Moment) -> Mapping[str, Callable[[], Sequence[str]]]:
+        ports = self._ports
+
+        def late() -> list[str]:
+            return _ids(actor for actor in self._awake() if self._is_late(actor, now)) if ports.keeps_clocks() else []
+
+        return {
+            "event_loop_runs": lambda: ["event loop"] if self.report.lag.take_longest() > LAG_ALARM_SECONDS else [],
+            "clock_agrees": lambda: ["clock"] if abs(ports.skew_ms()) > SKEW_ALARM_MS else [],
+            "mirror_is_believed": lambda: ["valkey"] if self._distrusted_for() > DISTRUST_ALARM_SECONDS else [],
+            "actors_run": lambda: _ids(actor for actor in ports.sessions if actor.is_parked),
+            "mailboxes_drain": lambda: _ids(actor for actor in self._awake() if len(actor.mailbox) >= MAILBOX_ALARM),
+            "timers_are_on_time": late,
+        }
+
+    def _awake(self) -> Iterable[SessionActor]:
+        return (actor for actor in self._ports.sessions if actor.retired is None)
+
+    def _distrusted_for(self) -> float:
+        """Seconds."""
+        return 0.0 if self._distrusted_at is None else trio.current_time() - self._distrusted_at
 
     @staticmethod
     def _is_late(actor: SessionActor, now: Moment) -> bool:

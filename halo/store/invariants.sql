@@ -64,6 +64,21 @@ UNION ALL
 SELECT r.refund_id::text, 'refunds more than was paid' FROM refunds r JOIN payment_requests p USING (payment_request_id)
 WHERE r.kind = 'payment_failed' AND r.amount <> p.amount;
 
+-- name: refunds_within_charges
+SELECT r.payment_request_id::text AS subject,
+       'refunds ' || r.amount || ', ' || r.time_left || ' of it for time left, of a payment of ' || p.amount || ', charged ' || coalesce(t.amount, 0) AS fact
+FROM (SELECT payment_request_id, sum(amount) AS amount, coalesce(sum(amount) FILTER (WHERE kind = 'time_left'), 0) AS time_left
+      FROM refunds GROUP BY payment_request_id) AS r
+JOIN payment_requests p USING (payment_request_id)
+LEFT JOIN (SELECT payment_request_id, max(amount) AS amount FROM customer_transactions GROUP BY payment_request_id) AS t USING (payment_request_id)
+WHERE r.amount > p.amount OR r.time_left > coalesce(t.amount, 0)
+UNION ALL
+SELECT s.session_id::text, 'its time left is worth ' || s.worth || ', and ' || coalesce(sum(r.amount), 0) || ' is refunded'
+FROM (SELECT session_id, CASE WHEN paid_ms > 0 THEN div(paid_amount::numeric * refunded_ms + paid_ms - 1, paid_ms) ELSE 0 END AS worth
+      FROM chat_sessions WHERE status = 'ended') AS s
+LEFT JOIN refunds r ON r.session_id = s.session_id AND r.kind = 'time_left'
+GROUP BY s.session_id, s.worth HAVING s.worth <> coalesce(sum(r.amount), 0);
+
 -- name: m7_nothing_left_undecided
 SELECT e.extension_id::text AS subject, 'pending since ' || e.requested_at || ', deadline was ' || e.deadline_at AS fact
 FROM session_extensions e
@@ -148,8 +163,13 @@ SELECT session_id::text AS subject, count(*) || ' messages, seq from ' || min(se
 FROM messages GROUP BY session_id HAVING min(seq) <> 1 OR max(seq) <> count(*);
 
 -- name: c3_ids_are_unique
--- For each person: `sender` says which of a session's mitras it was.
-SELECT session_id::text AS subject, 'the id ' || id || ' of the ' || sender || ' is there ' || count(*) || ' times' AS fact
+-- For each person: `sender` says which of a session's mitras it was. While the index stands there cannot be two, so a look at a part of the
+-- messages asks after the index first.
+SELECT 'messages' AS subject, 'no valid unique index on (session_id, sender, id)' AS fact
+WHERE NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = to_regclass('messages') AND i.indisunique AND i.indisvalid
+                  AND pg_get_indexdef(i.indexrelid) ~ '\(session_id, sender, id\)$')
+UNION ALL
+SELECT session_id::text, 'the id ' || id || ' of the ' || sender || ' is there ' || count(*) || ' times'
 FROM messages GROUP BY session_id, sender, id HAVING count(*) > 1;
 
 -- name: c6_nothing_after_the_end

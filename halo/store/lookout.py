@@ -230,6 +230,10 @@ class Lookout:
         values: dict[str, Value] = {"operator": operator, "subject": subject, "limit": limit, "cursor": cursor}
         return await self._list(OperatorAction, "list_actions", values)
 
+    async def list_watchdog_actions(self, session_id: str, limit: int = 50) -> Sequence[OperatorAction]:
+        """What the watchdog has mended of this session, newest first; `details["because"]` is the watch that found it."""
+        return await self._list(OperatorAction, "list_watchdog_actions", {"session_id": session_id, "limit": limit})
+
     async def list_config_steps(self, limit: int) -> Sequence[ConfigStep]:
         """Every key of the latest `limit` changes, newest first."""
         return await self._list(ConfigStep, "list_config_steps", {"limit": limit})

@@ -1,15 +1,16 @@
-"""The watchdog's side of Postgres and the mirror: the invariants asked through windows, and the repairs that are rows.
+"""The watchdog's side of the stores: the invariants asked through windows, and the repairs that are rows.
 
 A look uses one connection of its own beside the pool, one query at a time, each with a timeout of its own and without parallel
 workers, so that people's work is never behind it. A repair is one transaction that looks at the breach again under locks, mends it and
-records itself, or does nothing. It must never mend what has no repair in `halo/watch.py`. Read next: `halo/store/windows.sql`.
+records itself, or does nothing. It must never mend what has no repair in `halo/watch.py`. Read next: `halo/store/windows.sql`,
+`halo/store/watched_mirror.py`.
 """
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib import resources
-from typing import Any, Final
+from typing import Final
 from uuid import uuid4
 
 from halo.clock import Clock, Moment
@@ -22,6 +23,7 @@ from halo.store.payments import fail_payment
 from halo.store.postgres import Postgres, Transaction
 from halo.store.queries import Query, load_queries, parse_queries
 from halo.store.values import Value
+from halo.store.watched_mirror import WatchedMirror
 from halo.watch import WATCHES, Repair
 
 SQL = load_queries("watchdog")
@@ -30,9 +32,6 @@ STATEMENT_MS: Final = 3_000
 """Less than a call's five seconds: Postgres ends a query that is too dear before we hang up on it."""
 FOUND_AT_MOST: Final = 100
 """Counted of one breach; what is beyond is as bad."""
-MITRAS_AT_ONCE: Final = 500
-"""Compared with the mirror in one look: one read of a thousand keys."""
-NOBODY: Final = "00000000-0000-0000-0000-000000000000"
 
 _MONEY: Final = ("chat_sessions", "customer_transactions", "session_extensions", "payment_requests")
 
@@ -43,6 +42,7 @@ WINDOWS: Final[Mapping[str, tuple[str, ...]]] = {
     "m4_amounts_agree": _MONEY,
     "m5_ledger_append_only": (),  # asks the catalogue
     "m6_refused_means_refunded": ("chat_sessions", "session_extensions", "payment_requests", "refunds_of_payments"),
+    "refunds_within_charges": ("chat_sessions", "customer_transactions", "payment_requests", "refunds_of_payments"),
     "m7_nothing_left_undecided": ("chat_sessions", "payment_requests"),  # what is pending has an index of its own
     "t1_time_adds_up": ("chat_sessions", "customer_transactions", "refunds_of_sessions"),
     "t2_never_before_its_deadline": ("chat_sessions", "session_timeline"),
@@ -73,8 +73,10 @@ def windowed(name: str) -> Query:
         table, kept = block.partition("_of_")[0], b"NOT " if block in _STREAMED else b""
         hiding.append(table.encode() + b" AS " + kept + b"MATERIALIZED (" + _BLOCKS[block].sql + b")")
     opening = b"WITH " + b",\n".join(hiding) + b"\n" if hiding else b""
-    text = b"SELECT subject FROM (\n" + invariant.sql + b"\n) AS broken LIMIT %d" % FOUND_AT_MOST
-    return Query(name, opening + text, ("since",) if hiding else ())
+    values = ("since", "after") if hiding else ("after",)
+    order = b' GROUP BY subject ORDER BY subject COLLATE "C" <= $%d, subject COLLATE "C"' % len(values)
+    text = b"SELECT subject FROM (\n" + invariant.sql + b"\n) AS broken" + order + b" LIMIT %d" % FOUND_AT_MOST
+    return Query(name, opening + text, values)
 
 
 def _load_blocks() -> Mapping[str, Query]:
@@ -84,8 +86,10 @@ def _load_blocks() -> Mapping[str, Query]:
 
 _BLOCKS: Final = _load_blocks()
 _QUEUES: Final = {
-    "outbox_is_sent": SQL["outbox_is_sent"],
+    "refunds_are_delivered": SQL["refunds_are_delivered"],
     "refunds_have_an_address": SQL["refunds_have_an_address"],
+    "refunds_are_sent": SQL["refunds_are_sent"],
+    "outbox_is_sent": SQL["outbox_is_sent"],
 }
 _WINDOWED: Final = {name: windowed(name) for name in INVARIANTS}
 
@@ -97,14 +101,15 @@ class Look:
         self._connection = connection
         self._has_refund_url = has_refund_url
 
-    async def ask(self, name: str, *, since: Moment, now: Moment) -> list[str]:
-        """The subjects of what is broken, at most `FOUND_AT_MOST`; none when it holds.
+    async def ask(self, name: str, *, since: Moment, now: Moment, after: str = "") -> list[str]:
+        """The subjects of what is broken, at most `FOUND_AT_MOST`; none when it holds. Of an invariant each once, those behind `after`
+        first: more than are named at once are all named in turn.
 
         Raises:
             StoreUnavailable: Postgres is away, or the query took longer than `STATEMENT_MS`; the look is over.
         """
         if WATCHES[name].source == "invariant":
-            rows = await self._connection.fetch_all(_WINDOWED[name], {"since": since})
+            rows = await self._connection.fetch_all(_WINDOWED[name], {"since": since, "after": after})
         else:
             asked: dict[str, Value] = {
                 "now": now,
@@ -127,13 +132,11 @@ class WatchedRows:
     """What the watchdog asks of the stores, and what it mends in them. Everything raises StoreUnavailable."""
 
     def __init__(self, db: Postgres, mirror: Mirror, clock: Clock, *, has_refund_url: bool) -> None:
+        self.mirror = WatchedMirror(db, mirror)
         self._db = db
-        self._mirror = mirror
         self._clock = clock
         self._has_refund_url = has_refund_url
-        self._after = NOBODY
-        """The last mitra who was compared with the mirror."""
-        self._mends: Mapping[Repair, Callable[[Transaction, str], Awaitable[bool]]] = {
+        self._mends: Mapping[Repair, Callable[[Transaction, str], Awaitable[Mapping[str, str] | None]]] = {
             Repair.FAIL_PAYMENT: self._fail_payment,
             Repair.ADD_REFUND: self._add_refund,
             Repair.CANCEL_EXTENSION: self._cancel_extension,
@@ -144,57 +147,46 @@ class WatchedRows:
     def look(self) -> AbstractAsyncContextManager[Look]:
         return open_look(self._db, has_refund_url=self._has_refund_url)
 
-    async def mend(self, repair: Repair, subject: str) -> bool:
-        """Whether there was something to mend, and now there is not: once, however many watchdogs find it."""
+    async def mend(self, repair: Repair, subject: str, because: str) -> bool:
+        """Whether there was something to mend, and now there is not: once, however many watchdogs find it. `because` names the watch."""
         mend = self._mends[repair]
-        return await self._db.transact(lambda tx: mend(tx, subject), str(uuid4()))
 
-    async def record(self, repair: Repair, subject: str, details: Mapping[str, Any]) -> None:
+        async def mend_and_record(tx: Transaction) -> bool:
+            details = await mend(tx, subject)
+            if details is None:
+                return False
+            whose = details.get(
+                "payment_request_id", subject
+            )  # a refund is the payment's, also where its extension was found
+            await tx.execute(SQL["record_repair"], _line(repair, whose, because, details))
+            return True
+
+        return await self._db.transact(mend_and_record, str(uuid4()))
+
+    async def record(self, repair: Repair, subject: str, because: str) -> None:
         """Write down a repair that was not one of rows."""
-        row: Mapping[str, Value] = {"action": repair.value, "subject": subject, "details": json.dumps(dict(details))}
-        await self._db.execute(SQL["record_repair"], row)
-
-    # ---- the mirror
-
-    async def list_wrong_capacities(self) -> list[str]:
-        """Mitras of whose living sessions Valkey says something else than Postgres: one page of those online a call."""
-        page = await self._db.fetch_all(SQL["list_online_after"], {"after": self._after, "limit": MITRAS_AT_ONCE})
-        self._after = page[-1].mitra_id if len(page) == MITRAS_AT_ONCE else NOBODY
-        return await self.list_wrong_among([row.mitra_id for row in page])
-
-    async def list_wrong_among(self, mitra_ids: Sequence[str]) -> list[str]:
-        """Those of them who are mirrored wrongly; nobody while the mirror is not believed, for then nobody is misled."""
-        if not mitra_ids:
-            return []
-        keys = [self._mirror.keys.capacity(mitra_id) for mitra_id in mitra_ids]
-        told = await self._mirror.read(("MGET", *keys))
-        if told is None:
-            return []
-        mirrored = dict(zip(mitra_ids, told, strict=True))
-        rows = await self._mirror.twin.list_mitras_named(mitra_ids)
-        return [row.mitra_id for row in rows if mirrored[row.mitra_id] != str(row.capacity).encode()]
-
-    async def refresh_capacities(self, mitra_ids: Sequence[str]) -> None:
-        await self._mirror.refresh_capacities(mitra_ids)
+        await self._db.execute(SQL["record_repair"], _line(repair, subject, because, {}))
 
     # ---- repairs that are rows
 
-    async def _fail_payment(self, tx: Transaction, subject: str) -> bool:
+    # Each returns what else is worth writing down of it; None when there was nothing to mend.
+
+    async def _fail_payment(self, tx: Transaction, subject: str) -> Mapping[str, str] | None:
         found = await tx.fetch_one(SQL["find_undecided_payment"], {"subject": subject})
         if found is None:
-            return False
+            return None
         if not await fail_payment(tx, found.payment_request_id, FailureCause.SESSION_ENDED.value, self._clock.now()):
-            return False
-        await self._record(tx, Repair.FAIL_PAYMENT, subject, session_id=found.session_id, was=found.status)
-        return True
+            return None
+        return {"was": found.status}
 
-    async def _add_refund(self, tx: Transaction, subject: str) -> bool:
-        return await tx.execute(SQL["add_refund"], {"subject": subject, "at": self._clock.now()}) == 1
+    async def _add_refund(self, tx: Transaction, subject: str) -> Mapping[str, str] | None:
+        added = await tx.fetch_one(SQL["add_refund"], {"subject": subject, "at": self._clock.now()})
+        return None if added is None else {"refund_id": added.refund_id, "payment_request_id": added.payment_request_id}
 
-    async def _cancel_extension(self, tx: Transaction, subject: str) -> bool:
+    async def _cancel_extension(self, tx: Transaction, subject: str) -> Mapping[str, str] | None:
         found = await tx.fetch_one(SQL["find_stray_extension"], {"subject": subject})
         if found is None:
-            return False
+            return None
         at, over = self._clock.now(), found.status == "ended"
         cause = FailureCause.SESSION_ENDED if over else FailureCause.EXTENSION_SAFEGUARD_TRIPPED
         cancelled: dict[str, Value] = {
@@ -207,7 +199,7 @@ class WatchedRows:
             "at": at,
         }
         if await tx.execute(SQL["cancel_extension"], cancelled) != 1:
-            return False
+            return None
         await fail_payment(tx, found.payment_request_id, cause.value, at)
         if not over:
             noted: dict[str, Value] = {
@@ -218,19 +210,19 @@ class WatchedRows:
                 "evidence": json.dumps({"extension_id": found.extension_id}),
             }
             await tx.execute(SQL["note_on_timeline"], noted)
-        await self._record(tx, Repair.CANCEL_EXTENSION, subject, extension_id=found.extension_id, status=found.status)
-        return True
+        return {"extension_id": found.extension_id, "status": found.status}
 
-    async def _reopen_search(self, tx: Transaction, subject: str) -> bool:
-        return await tx.execute(SQL["reopen_search"], {"subject": subject, "at": self._clock.now()}) == 1
+    async def _reopen_search(self, tx: Transaction, subject: str) -> Mapping[str, str] | None:
+        opened = await tx.fetch_one(SQL["reopen_search"], {"subject": subject, "at": self._clock.now()})
+        return None if opened is None else {"pairing_id": opened.pairing_id}
 
-    async def _close_search(self, tx: Transaction, subject: str) -> bool:
+    async def _close_search(self, tx: Transaction, subject: str) -> Mapping[str, str] | None:
         if await tx.fetch_one(SQL["lock_stray_search"], {"subject": subject}) is None:
-            return False
+            return None
         await pairings.withdraw(tx, subject, FailureCause.SESSION_ENDED, self._clock.now())
-        await self._record(tx, Repair.CLOSE_SEARCH, subject)
-        return True
+        return {}
 
-    async def _record(self, tx: Transaction, repair: Repair, subject: str, **details: str) -> None:
-        row: Mapping[str, Value] = {"action": repair.value, "subject": subject, "details": json.dumps(details)}
-        await tx.execute(SQL["record_repair"], row)
+
+def _line(repair: Repair, subject: str, because: str, details: Mapping[str, str]) -> Mapping[str, Value]:
+    """Of `operator_actions`; the session to which it belongs is looked up as it is written."""
+    return {"action": repair.value, "subject": subject, "because": because, "details": json.dumps(dict(details))}

@@ -1,59 +1,47 @@
 """The watchdog's rounds over real actors and rows made of dictionaries, in virtual time; `tests/store/test_watchdog.py` has Postgres."""
 
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from halo.actors.commands import Said
-from halo.actors.repairs import WatchPorts
+from halo.actors.registry import Registry
+from halo.actors.repairs import CRASHES_AT_MOST, WatchPorts
 from halo.actors.supervisor import RestartBudget
 from halo.actors.watchdog import FIRST_WINDOW_MS, MAILBOX_ALARM, OVERLAP_MS, Watchdog
 from halo.clock import Moment
 from halo.errors import ActorFault, StoreUnavailable
 from halo.session import SessionStatus
-from halo.watch import WATCHES, Repair, WatchReport
+from halo.watch import SUBJECTS_AT_MOST, WATCHES, LagHistogram, Repair, WatchReport
 from tests.actors.fakes import Broken, Chat, Fault, House, open_house
 
 BROKEN = Fault(before=Broken)
 ONCE = RestartBudget(restarts=0)
 S4 = "s4_everybody_has_an_owner"
+S2 = "s2_one_pending_extension"
+
+
+class Unforeseen(Exception):
+    """What nobody has thought of."""
 
 
 @dataclass
-class FakeRows:
-    """What the stores would find, and what they were asked."""
+class FakeMirror:
+    """What Valkey would say otherwise than Postgres."""
 
-    broken: dict[str, list[str]] = field(default_factory=dict)
-    """By watch."""
-    too_dear: set[str] = field(default_factory=set)
-    away: bool = False
-    asked: dict[str, Moment] = field(default_factory=dict)
-    """By watch: since when."""
     wrong: list[str] = field(default_factory=list)
+    """Capacities."""
+    astray: list[str] = field(default_factory=list)
+    """Who is online."""
     refreshed: list[str] = field(default_factory=list)
-    mendable: dict[Repair, list[str]] = field(default_factory=dict)
-    mends_fail: bool = False
-    trail: list[tuple[str, str]] = field(default_factory=list)
-
-    @asynccontextmanager
-    async def look(self) -> AsyncIterator["FakeRows"]:
-        await trio.lowlevel.checkpoint()
-        if self.away:
-            raise StoreUnavailable
-        yield self
-
-    async def ask(self, name: str, *, since: Moment, now: Moment) -> Sequence[str]:
-        await trio.lowlevel.checkpoint()
-        self.asked[name] = since
-        if name in self.too_dear:
-            raise StoreUnavailable
-        return self.broken.get(name, [])
+    reseeds: int = 0
+    away: bool = False
+    crashes: bool = False
 
     async def list_wrong_capacities(self) -> Sequence[str]:
         if self.away:
@@ -67,17 +55,75 @@ class FakeRows:
         self.refreshed += mitra_ids
         self.wrong = []
 
-    async def mend(self, repair: Repair, subject: str) -> bool:
+    async def list_wrong_standings(self) -> Sequence[str]:
+        if self.crashes:
+            raise Unforeseen
+        if self.away:
+            raise StoreUnavailable
+        return list(self.astray)
+
+    async def list_wrong_standings_among(self, mitra_ids: Sequence[str]) -> Sequence[str]:
+        return [mitra_id for mitra_id in mitra_ids if mitra_id in self.astray]
+
+    async def reseed(self) -> None:
+        self.reseeds += 1
+        self.astray = []
+
+
+@dataclass
+class FakeRows:
+    """What the stores would find, and what they were asked."""
+
+    broken: dict[str, list[str]] = field(default_factory=dict)
+    """By watch."""
+    too_dear: set[str] = field(default_factory=set)
+    crashing: set[str] = field(default_factory=set)
+    """Questions by their watch, or repairs by their subject, that end in an error which nobody foresaw."""
+    away: bool = False
+    asked: dict[str, Moment] = field(default_factory=dict)
+    """By watch: since when."""
+    asked_after: dict[str, str] = field(default_factory=dict)
+    mirror: FakeMirror = field(default_factory=FakeMirror)
+    mendable: dict[Repair, list[str]] = field(default_factory=dict)
+    mends_fail: bool = False
+    tried: list[str] = field(default_factory=list)
+    trail: list[tuple[str, str]] = field(default_factory=list)
+    becauses: set[str] = field(default_factory=set)
+
+    @asynccontextmanager
+    async def look(self) -> AsyncIterator["FakeRows"]:
+        await trio.lowlevel.checkpoint()
+        if self.away:
+            raise StoreUnavailable
+        if "look" in self.crashing:
+            raise Unforeseen
+        yield self
+
+    async def ask(self, name: str, *, since: Moment, now: Moment, after: str) -> Sequence[str]:
+        await trio.lowlevel.checkpoint()
+        self.asked[name] = since
+        self.asked_after[name] = after
+        if name in self.too_dear:
+            raise StoreUnavailable
+        if name in self.crashing:
+            raise Unforeseen
+        return self.broken.get(name, [])
+
+    async def mend(self, repair: Repair, subject: str, because: str) -> bool:
+        self.tried.append(subject)
         if self.mends_fail:
             raise StoreUnavailable
+        if subject in self.crashing:
+            raise Unforeseen
         if subject not in self.mendable.get(repair, []):
             return False
         self.mendable[repair].remove(subject)
-        self.trail.append((repair.value, subject))
+        await self.record(repair, subject, because)
         return True
 
-    async def record(self, repair: Repair, subject: str, details: Mapping[str, Any]) -> None:
+    async def record(self, repair: Repair, subject: str, because: str) -> None:
         self.trail.append((repair.value, subject))
+        self.becauses.add(because)
 
 
 @dataclass
@@ -208,13 +254,13 @@ async def test_a_question_that_cannot_be_asked_leaves_its_alarm_as_it_is_and_the
 
 async def test_while_the_store_is_away_a_round_ends_and_the_next_one_comes(autojump_clock: MockClock) -> None:
     async with open_watched() as watched, on_guard(watched):
-        watched.rows.away = True
+        watched.rows.away = watched.rows.mirror.away = True
         await trio.sleep(130)
         assert watched.report.rounds == 2
         assert watched.rows.asked == {}
         assert watched.alarms == set()
-        assert sum(watched.report.errors.values()) == 4  # one question and the mirror, twice
-        watched.rows.away = False
+        assert sum(watched.report.errors.values()) == 6  # one question and two to the mirror, twice
+        watched.rows.away = watched.rows.mirror.away = False
         await trio.sleep(65)
         assert watched.rows.asked
 
@@ -266,10 +312,10 @@ async def test_a_mailbox_that_fills_is_an_alarm(
         chat = await watched.house.opens()
         for number in range(MAILBOX_ALARM):
             chat.actor.mailbox.put(Said(chat.customer, f"m{number}", "body"))
-        found = watched.dog._ask_node(watched.house.clock.now())
-        assert found["mailboxes_drain"] == [chat.session_id]
+        ask = watched.dog._questions_to_node(watched.house.clock.now())["mailboxes_drain"]
+        assert ask() == [chat.session_id]
         await trio.sleep(1)
-        assert watched.dog._ask_node(watched.house.clock.now())["mailboxes_drain"] == []
+        assert ask() == []
 
 
 async def sleeps_past_its_deadline(watched: Watched) -> Chat:
@@ -463,20 +509,183 @@ async def test_a_capacity_is_written_anew_only_if_it_is_still_wrong_at_a_second_
     autojump_clock: MockClock, claims_errors: list[logging.LogRecord]
 ) -> None:
     async with open_watched() as watched:
-        watched.rows.wrong = ["on-its-way"]
+        watched.rows.mirror.wrong = ["on-its-way"]
 
         async def arrive() -> None:
             await trio.sleep(2)
-            watched.rows.wrong.remove("on-its-way")
+            watched.rows.mirror.wrong.remove("on-its-way")
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(arrive)
             await watched.dog.run()
-        assert (watched.alarms, watched.rows.refreshed) == (set(), [])
-        watched.rows.wrong = ["wrong"]
+        assert (watched.alarms, watched.rows.mirror.refreshed) == (set(), [])
+        watched.rows.mirror.wrong = ["wrong"]
         await watched.dog.run()
         assert watched.alarms == {"mirror_capacities_agree"}
-        assert watched.rows.refreshed == ["wrong"]
+        assert watched.rows.mirror.refreshed == ["wrong"]
         assert watched.rows.trail == [("refresh_capacity", "wrong")]
         await watched.dog.run()
         assert watched.alarms == set()
+
+
+async def test_who_is_mirrored_online_wrongly_counts_only_if_it_is_still_so_at_a_second_look(
+    autojump_clock: MockClock, claims_errors: list[logging.LogRecord]
+) -> None:
+    async with open_watched() as watched:
+        mirror, found = watched.rows.mirror, dict[str, Sequence[str]]()
+        mirror.astray = ["on-her-way"]
+
+        async def arrive() -> None:
+            await trio.sleep(0.9)
+            mirror.astray.remove("on-her-way")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(arrive)
+            await wait_all_tasks_blocked()
+            await watched.dog._ask_mirror(found)
+        assert found["mirror_online_agrees"] == []
+        mirror.astray = ["gone", "unknown"]
+        await watched.dog.run()
+        assert watched.alarms == {"mirror_online_agrees"}
+        assert mirror.reseeds == 1
+        assert watched.rows.trail == [("reseed_mirror", "gone"), ("reseed_mirror", "unknown")]
+        await watched.dog.run()
+        assert (watched.alarms, mirror.reseeds) == (set(), 1)
+
+
+# ---- every subject has its turn
+
+
+def names(count: int) -> list[str]:
+    return [f"{number:03}" for number in range(count)]
+
+
+async def test_of_a_flood_all_are_mended_in_the_end_though_the_first_ones_cannot_be(
+    autojump_clock: MockClock, claims_errors: list[logging.LogRecord]
+) -> None:
+    async with open_watched() as watched:
+        subjects = names(2 * SUBJECTS_AT_MOST + 5)
+        watched.rows.broken["m6_refused_means_refunded"] = subjects
+        watched.rows.mendable = {Repair.ADD_REFUND: subjects[SUBJECTS_AT_MOST:]}
+        for rounds in (1, 2, 3):
+            await watched.dog.run()
+            assert len(watched.rows.tried) == rounds * SUBJECTS_AT_MOST
+        assert watched.rows.mendable == {Repair.ADD_REFUND: []}
+        assert watched.report.repaired == {Repair.ADD_REFUND: SUBJECTS_AT_MOST + 5}
+        assert watched.rows.becauses == {"m6_refused_means_refunded"}
+
+
+async def test_the_question_goes_on_behind_the_last_subject_that_had_its_turn(
+    autojump_clock: MockClock, claims_errors: list[logging.LogRecord]
+) -> None:
+    """For what is named at once is bounded as well."""
+    async with open_watched() as watched:
+        watched.rows.broken["m6_refused_means_refunded"] = names(SUBJECTS_AT_MOST + 1)
+        await watched.dog.run()
+        assert watched.rows.asked_after["m6_refused_means_refunded"] == ""
+        await watched.dog.run()
+        assert watched.rows.asked_after["m6_refused_means_refunded"] == f"{SUBJECTS_AT_MOST - 1:03}"
+
+
+# ---- faults of the watchdog's own
+
+
+def crashed(records: list[logging.LogRecord]) -> list[str]:
+    return [record.msg["actor"] for record in records if record.msg["event"] == "actor_parked"]  # type: ignore[index]
+
+
+async def test_a_question_that_crashes_is_told_by_name_and_all_others_are_asked_and_mended(
+    autojump_clock: MockClock, claims_errors: list[logging.LogRecord]
+) -> None:
+    async with open_watched() as watched:
+        watched.rows.crashing = {"m1_charged_at_most_once"}
+        watched.rows.broken["m6_refused_means_refunded"] = ["a"]
+        watched.rows.mendable = {Repair.ADD_REFUND: ["a"]}
+        await watched.dog.run()
+        assert crashed(claims_errors) == ["watchdog question m1_charged_at_most_once"]
+        assert set(watched.rows.asked) == {
+            name for name, watch in WATCHES.items() if watch.source in {"invariant", "queue"}
+        }
+        assert watched.rows.trail == [("add_refund", "a")]
+        assert watched.alarms == {"m6_refused_means_refunded", "watchdog_works"}
+        assert watched.report.alarms["watchdog_works"].subjects == ("m1_charged_at_most_once",)
+        assert watched.report.errors == {"m1_charged_at_most_once": 1}
+        assert (watched.report.rounds, watched.report.last_round_at) == (1, watched.house.clock.now())
+        watched.rows.crashing.clear()
+        watched.rows.broken.clear()
+        await watched.dog.run()
+        assert watched.alarms == set()
+
+
+async def test_a_look_that_cannot_be_begun_for_a_fault_of_its_own_leaves_the_other_questions(
+    autojump_clock: MockClock, claims_errors: list[logging.LogRecord]
+) -> None:
+    async with open_watched() as watched:
+        watched.rows.crashing = {"look"}
+        watched.skew_ms = 3_000
+        await watched.dog.run()
+        assert watched.rows.asked == {}
+        assert watched.alarms == {"clock_agrees", "watchdog_works"}
+        assert watched.report.rounds == 1
+
+
+async def test_a_question_to_the_mirror_or_the_node_that_crashes_holds_up_no_other(
+    autojump_clock: MockClock, claims_errors: list[logging.LogRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(report: LagHistogram) -> float:
+        raise Unforeseen
+
+    async with open_watched() as watched:
+        monkeypatch.setattr(LagHistogram, "take_longest", crash)
+        watched.rows.mirror.crashes = True
+        watched.rows.mirror.wrong = ["wrong"]
+        watched.skew_ms = 3_000
+        await watched.dog.run()
+        assert watched.alarms == {"mirror_capacities_agree", "clock_agrees", "watchdog_works"}
+        assert watched.report.alarms["watchdog_works"].subjects == ("event_loop_runs", "mirror_online_agrees")
+
+
+async def test_a_repair_that_crashes_on_one_subject_is_told_and_the_others_are_mended(
+    autojump_clock: MockClock, claims_errors: list[logging.LogRecord]
+) -> None:
+    async with open_watched() as watched:
+        watched.rows.broken = {"m6_refused_means_refunded": ["a", "b", "c"], S2: ["s"]}
+        watched.rows.mendable = {Repair.ADD_REFUND: ["a", "b", "c"], Repair.CANCEL_EXTENSION: ["s"]}
+        watched.rows.crashing = {"b"}
+        await watched.dog.run()
+        assert set(watched.rows.trail) == {("add_refund", "a"), ("add_refund", "c"), ("cancel_extension", "s")}
+        assert crashed(claims_errors) == ["watchdog repair m6_refused_means_refunded"]
+        assert watched.report.repaired == {Repair.ADD_REFUND: 2, Repair.CANCEL_EXTENSION: 1}
+        assert watched.report.alarms["watchdog_works"].subjects == ("m6_refused_means_refunded",)
+
+
+async def test_a_repair_that_crashes_again_and_again_is_left_for_the_round_and_begins_behind_in_the_next(
+    autojump_clock: MockClock, claims_errors: list[logging.LogRecord]
+) -> None:
+    async with open_watched() as watched:
+        subjects = names(SUBJECTS_AT_MOST + 1)
+        watched.rows.broken["m6_refused_means_refunded"] = subjects
+        watched.rows.mendable = {Repair.ADD_REFUND: subjects[-1:]}
+        watched.rows.crashing = set(subjects[:-1])
+        await watched.dog.run()
+        assert watched.rows.tried == subjects[:CRASHES_AT_MOST]
+        await watched.dog.run()
+        assert watched.rows.trail == [("add_refund", subjects[-1])]
+
+
+async def test_a_revival_that_crashes_was_the_one_attempt(
+    autojump_clock: MockClock, claims_errors: list[logging.LogRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+
+    async def crash(registry: Registry, session_id: str) -> bool:
+        tried.append(session_id)
+        raise Unforeseen
+
+    async with open_watched(ONCE) as watched, on_guard(watched):
+        chat = await parked(watched)
+        monkeypatch.setattr(Registry, "revive", crash)
+        await trio.sleep(600)
+        assert tried == [chat.session_id]
+        assert watched.report.rounds == 9
+        assert watched.alarms == {"actors_run"}

@@ -1,11 +1,13 @@
 """The table of what is watched, the alarms that are kept of it, and the histogram of the event loop."""
 
 import re
+from pathlib import Path
 
 import pytest
 
-from halo.watch import LAG_BOUNDS_SECONDS, SUBJECTS_AT_MOST, WATCHES, LagHistogram, Repair, WatchReport
+from halo.watch import LAG_BOUNDS_SECONDS, SUBJECTS_AT_MOST, WATCHES, LagHistogram, Repair, WatchReport, next_batch
 
+ROOT = Path(__file__).parents[2]
 NAME = "s5_deadlines_fire"
 MONEY_LEDGER_TIME_AND_NUMBERS = re.compile(r"m[1-5]_|t\d_|s1_|s3_|c\d_")
 
@@ -68,3 +70,31 @@ def test_the_longest_pause_is_told_once() -> None:
     lag.observe(0.1)
     assert [lag.take_longest(), lag.take_longest()] == [2.0, 0.0]
     assert [lag.take_longest_lately(), lag.take_longest_lately()] == [2.0, 0.0]
+
+
+def test_refunds_are_told_before_pushes_and_in_their_own_words() -> None:
+    names = list(WATCHES)
+    refunds = ["refunds_are_delivered", "refunds_have_an_address", "refunds_are_sent"]
+    assert [name for name in names if name in {*refunds, "outbox_is_sent"}] == [*refunds, "outbox_is_sent"]
+    assert all(WATCHES[name].sentence.startswith("Refunds ") for name in refunds)
+    assert WATCHES["outbox_is_sent"].sentence.startswith("Pushes ")
+
+
+def test_whose_turn_it_is_comes_behind_the_last_one_and_from_the_top_again() -> None:
+    assert next_batch(["b", "a", "c", "b"], "") == ("a", "b", "c")
+    assert next_batch(["b", "a", "c"], "a") == ("b", "c", "a")
+    assert next_batch(["b", "a", "c"], "bb") == ("c", "a", "b")
+    assert next_batch([], "z") == ()
+    many = [f"{number:03}" for number in range(45)]
+    first = next_batch(many, "")
+    second = next_batch(many, first[-1])
+    third = next_batch(many, second[-1])
+    assert {*first, *second, *third} == set(many)
+    assert len(first) == len(second) == len(third) == SUBJECTS_AT_MOST
+
+
+def test_what_no_watch_can_see_is_proven_by_tests_that_exist() -> None:
+    page = (ROOT / "docs" / "decisions" / "0027-watch-what-rows-can-show.md").read_text("utf-8")
+    named = re.findall(r"`(tests/\w+/\w+\.py)::(\w+)`", page)
+    assert len(named) == page.count("::") > 20
+    assert [(file, test) for file, test in named if f"def {test}(" not in (ROOT / file).read_text("utf-8")] == []

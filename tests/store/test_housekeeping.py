@@ -9,7 +9,7 @@ import trio
 from halo.clock import Moment
 from halo.errors import StoreUnavailable
 from halo.store import housekeeping as room
-from halo.store.housekeeping import KEPT_MS, keep_house
+from halo.store.housekeeping import DEAD_PUSHES_KEPT_MS, KEPT_MS, keep_house
 from halo.store.postgres import Postgres, open_postgres
 from tests.store.rows import NOW, SetClock
 
@@ -76,6 +76,34 @@ async def test_of_the_outbox_only_what_is_settled_goes(db: Postgres, monkeypatch
     await until_kept(db, {}, monkeypatch)
     rows = await db.fetch_all("SELECT status, created_at FROM outbox ORDER BY status")
     assert [(row.status, row.created_at) for row in rows] == [("dead", OLD), ("due", OLD), ("sent", YOUNG)]
+
+
+async def test_dead_pushes_go_a_week_after_their_time_and_refunds_never(
+    db: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or they would bury the refunds among the dead letters."""
+    ancient, over, lately = (
+        NOW - 10 * DEAD_PUSHES_KEPT_MS,
+        NOW - DEAD_PUSHES_KEPT_MS - 1,
+        NOW - DEAD_PUSHES_KEPT_MS + 60_000,
+    )
+    kinds = {
+        "gone": ("push", "dead", ancient, over),
+        "gone, and never had a time": ("push", "dead", over, None),
+        "stays: its time was not over until lately": ("push", "dead", ancient, lately),
+        "stays: not dead": ("push", "due", ancient, over),
+        "stays: money": ("refund", "dead", ancient, None),
+        "stays: money with a time": ("refund", "dead", ancient, over),
+    }
+    for key, (kind, status, created_at, expires_at) in kinds.items():
+        await db.execute(
+            """INSERT INTO outbox (kind, user_id, template, collapse_key, status, due_at, created_at, expires_at)
+               VALUES (%(kind)s, gen_random_uuid(), 't', %(key)s, %(status)s, at(%(created_at)s), at(%(created_at)s), at(%(expires_at)s))""",
+            {"kind": kind, "key": key, "status": status, "created_at": created_at, "expires_at": expires_at},
+        )
+    await until_kept(db, {}, monkeypatch)
+    left = {row.collapse_key for row in await db.fetch_all("SELECT collapse_key FROM outbox")}
+    assert left == {key for key in kinds if key.startswith("stays")}
 
 
 async def test_a_chore_that_fails_is_tried_again_and_holds_up_no_other(

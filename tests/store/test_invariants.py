@@ -123,6 +123,7 @@ LEDGER_OPEN = "ALTER TABLE customer_transactions DISABLE TRIGGER customer_transa
 LEDGER_SHUT = "ALTER TABLE customer_transactions ENABLE TRIGGER customer_transactions_append_only"
 REFUSED = "(SELECT payment_request_id FROM session_extensions WHERE status = 'rejected')"
 ACCEPTED = "(SELECT payment_request_id FROM session_extensions WHERE status = 'accepted')"
+WAITING = "(SELECT payment_request_id FROM session_extensions WHERE status = 'pending')"
 
 BREAKS: dict[str, list[tuple[str, ...]]] = {
     "m1_charged_at_most_once": [
@@ -171,6 +172,18 @@ BREAKS: dict[str, list[tuple[str, ...]]] = {
         (f"UPDATE refunds SET amount = 1 WHERE payment_request_id = {REFUSED}",),
         (f"UPDATE payment_requests SET failure_cause = 'session_ended' WHERE payment_request_id = {REFUSED}",),
         ("UPDATE session_extensions SET decided_by = 'safeguard', status = 'timeout' WHERE status = 'rejected'",),
+    ],
+    "refunds_within_charges": [
+        ("UPDATE refunds SET amount = 5001 WHERE kind = 'time_left'",),
+        ("UPDATE refunds SET amount = amount - 1 WHERE kind = 'time_left'",),
+        (
+            """INSERT INTO refunds (payment_request_id, session_id, customer_id, kind, cause, amount, currency, created_at)
+               SELECT payment_request_id, session_id, customer_id, 'payment_failed', 'session_ended', 5000, currency, now()
+               FROM refunds WHERE kind = 'time_left'""",
+        ),
+        (
+            f"UPDATE refunds SET payment_request_id = {WAITING} WHERE kind = 'time_left'",
+        ),
     ],
     "m7_nothing_left_undecided": [
         ("UPDATE session_extensions SET deadline_at = now() - interval '1 minute' WHERE status = 'pending'",),
@@ -224,6 +237,16 @@ BREAKS: dict[str, list[tuple[str, ...]]] = {
             "ALTER TABLE messages DROP CONSTRAINT messages_session_id_sender_id_key",
             "UPDATE messages SET id = 'm1' WHERE session_id = %(active)s AND seq = 2",
         ),
+        ("ALTER TABLE messages DROP CONSTRAINT messages_session_id_sender_id_key",),
+        (
+            "ALTER TABLE messages DROP CONSTRAINT messages_session_id_sender_id_key",
+            "CREATE INDEX messages_session_id_sender_id_key ON messages (session_id, sender, id)",
+        ),
+        (
+            "ALTER TABLE messages DROP CONSTRAINT messages_session_id_sender_id_key",
+            "CREATE UNIQUE INDEX messages_session_id_sender_id_key ON messages (session_id, sender, id) WHERE seq > 2",
+            "UPDATE messages SET id = 'm1' WHERE session_id = %(ended)s AND seq = 2",
+        ),
     ],
     "c6_nothing_after_the_end": [
         ("UPDATE messages SET at = at + interval '1 hour' WHERE session_id = %(ended)s AND seq = 3",),
@@ -275,6 +298,16 @@ async def test_what_is_broken_is_reported_by_its_own_query_and_by_no_other(
         await healthy.db.execute(statement, {k: v for k, v in healthy.ids.items() if f"%({k})s" in statement})
     _, violations = await find_violations(healthy.db)
     assert {violation.split(":")[0] for violation in violations} == {name}, violations
+
+
+async def test_one_message_twice_is_found_beside_the_index_that_is_gone(healthy: Healthy) -> None:
+    for statement in BREAKS["c3_ids_are_unique"][-1]:
+        await healthy.db.execute(statement, {k: v for k, v in healthy.ids.items() if f"%({k})s" in statement})
+    _, violations = await find_violations(healthy.db)
+    assert violations == [
+        "c3_ids_are_unique: messages no valid unique index on (session_id, sender, id)",
+        f"c3_ids_are_unique: {healthy.ids['ended']} the id m1 of the customer is there 2 times",
+    ]
 
 
 async def test_a_search_that_has_just_failed_leaves_its_session_a_moment_to_end(healthy: Healthy) -> None:

@@ -1,5 +1,6 @@
 """What the status page reads, from rows that plain SQL put there."""
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -62,6 +63,15 @@ async def test_what_waits_in_the_outbox_is_counted_with_the_oldest(db: Postgres,
         ("refund", "dead", 1, None),
         ("refund", "due", 2, NOW),
     ]
+
+
+async def test_what_is_refused_again_and_again_waits_since_its_first_attempt(db: Postgres, lookout: Lookout) -> None:
+    """Each attempt moves `due_at`: by that it would always be young."""
+    more = {"kind": "push", "template": "offer", "collapse_key": "x", "status": "due"}
+    await put(db, "outbox", user_id=new_id(), due_at=NOW + 30_000, first_attempt_at=NOW - 3 * 3_600_000, **more)
+    await put(db, "outbox", user_id=new_id(), due_at=NOW, **more)
+    [waiting] = (await lookout.load_census(NOW, NOW)).outbox
+    assert (waiting.count, waiting.oldest_due_at) == (2, NOW - 3 * 3_600_000)
 
 
 async def test_mitras_are_listed_by_state_name_and_id(db: Postgres, lookout: Lookout) -> None:
@@ -185,6 +195,26 @@ async def test_the_trail_is_filtered_by_who_and_by_whom(db: Postgres, lookout: L
     assert [row.operator for row in await lookout.list_actions(None, "x", 50, None)] == ["budi", "ani"]
     assert len(await lookout.list_actions("ani", "x", 50, None)) == 1
     assert len(await lookout.list_actions(None, None, 50, all_of[0].action_id)) == 2
+
+
+async def test_what_the_watchdog_did_to_a_session_is_listed_by_its_session(db: Postgres, lookout: Lookout) -> None:
+    session_id, other = new_id(), new_id()
+
+    async def act(operator: str, action: str, subject: str, **details: str) -> None:
+        await put(
+            db, "operator_actions", operator=operator, action=action, subject=subject, details=json.dumps(details)
+        )
+
+    await act("watchdog", "nudge", session_id)  # as before the session was written beside it
+    await act("watchdog", "add_refund", new_id(), session_id=session_id, because="m6_refused_means_refunded")
+    await act("watchdog", "nudge", other, session_id=other)
+    await act("watchdog", "refresh_capacity", new_id())
+    await act("ani", "end_session", session_id)
+    done = await lookout.list_watchdog_actions(session_id)
+    assert [action.action for action in done] == ["add_refund", "nudge"]
+    assert done[0].details["because"] == "m6_refused_means_refunded"
+    assert [action.action for action in await lookout.list_watchdog_actions(session_id, limit=1)] == ["add_refund"]
+    assert [action.subject for action in await lookout.list_watchdog_actions(other)] == [other]
 
 
 async def test_a_change_of_the_configuration_is_told_with_what_was_before(db: Postgres, lookout: Lookout) -> None:

@@ -13,6 +13,7 @@ import trio
 from halo.clock import SystemClock
 from halo.errors import StoreUnavailable
 from halo.store.invariants import INVARIANTS, find_violations
+from halo.store.lookout import Lookout
 from halo.store.mirror import Mirror
 from halo.store.postgres import Postgres
 from halo.store.sessions import Sessions
@@ -20,12 +21,15 @@ from halo.store.valkey import open_valkey
 from halo.store.watchdog import FOUND_AT_MOST, WINDOWS, WatchedRows
 from halo.watch import WATCHES, Repair
 from tests.store.ground import only
-from tests.store.rows import add_customer, add_mitra, add_payment, count, new_id
+from tests.store.rows import add_customer, add_payment, count, new_id
 from tests.store.test_invariants import BREAKS, REFUSED, Healthy, db, healthy  # noqa: F401  # fixtures
 
 DAY_MS = 24 * 3600 * 1000
-NOT_SEEN = {("c6_nothing_after_the_end", 1), ("c3_ids_are_unique", 0)}
-"""Messages of no session at all, and what a unique index holds while a session lives: only the full questions find these."""
+OWNERLESS = "s4_everybody_has_an_owner"
+WATCH = "m6_refused_means_refunded"
+"""For repairs that any watch may have asked for."""
+NOT_SEEN = {("c6_nothing_after_the_end", 1)}
+"""Messages of no session at all: only the full questions find these."""
 STRAY = """UPDATE chat_sessions SET status = 'closing', running_since = NULL, expires_at = NULL,
            deadline_at = now() + interval '1 hour' WHERE session_id = %(waiting)s"""
 
@@ -121,15 +125,59 @@ async def test_a_flood_of_breaches_is_counted_up_to_a_bound(db: Postgres, rows: 
     assert len((await found_by(rows))["outbox_is_sent"]) == FOUND_AT_MOST
 
 
+async def test_more_than_are_named_at_once_are_all_named_in_turn(healthy: Healthy, rows: WatchedRows) -> None:  # noqa: F811
+    await break_(healthy, "UPDATE chat_sessions SET owner = NULL")
+    now = SystemClock().now()
+    async with rows.look() as look:
+        all_of = await look.ask(OWNERLESS, since=now, now=now)
+        assert all_of == sorted(all_of)
+        assert len(all_of) == await count(healthy.db, "chat_sessions", "status <> 'ended'")
+        assert await look.ask(OWNERLESS, since=now, now=now, after=all_of[1]) == all_of[2:] + all_of[:2]
+        assert await look.ask(OWNERLESS, since=now, now=now, after=all_of[-1]) == all_of
+
+
 async def test_refunds_without_an_address_are_an_alarm_of_their_own(healthy: Healthy, rows: WatchedRows) -> None:  # noqa: F811
     await break_(healthy, "UPDATE outbox SET due_at = now() - interval '1 hour', status = 'due'")
     kinds = {row.kind for row in await healthy.db.fetch_all("SELECT DISTINCT kind FROM outbox")}
     assert kinds == {"push", "refund"}
+    refunds = {
+        row.id for row in await healthy.db.fetch_all("SELECT refund_id::text AS id FROM refunds WHERE status = 'due'")
+    }
+    found = await found_by(rows)
+    assert set(found) == {"outbox_is_sent", "refunds_are_sent"}
+    assert set(found["refunds_are_sent"]) == refunds
     rows._has_refund_url = False
     found = await found_by(rows)
     assert set(found) == {"outbox_is_sent", "refunds_have_an_address"}
-    assert len(found["refunds_have_an_address"]) == await count(healthy.db, "refunds", "status = 'due'")
+    assert set(found["refunds_have_an_address"]) == refunds
     assert len(found["outbox_is_sent"]) == await count(healthy.db, "outbox", "kind = 'push'")
+
+
+@pytest.mark.parametrize(("kind", "alarm"), [("push", "outbox_is_sent"), ("refund", "refunds_are_sent")])
+async def test_a_provider_that_refuses_for_hours_is_an_alarm_though_every_attempt_moves_the_next(
+    db: Postgres,  # noqa: F811
+    rows: WatchedRows,
+    kind: str,
+    alarm: str,
+) -> None:
+    for first in ("now() - interval '3 hours'", "now()", "NULL"):
+        await db.execute(
+            f"""INSERT INTO outbox (kind, user_id, template, collapse_key, due_at, first_attempt_at, attempts)
+                VALUES ('{kind}', gen_random_uuid(), 't', gen_random_uuid()::text, now() + interval '10 minutes', {first}, 90)"""
+        )
+    found = await found_by(rows)
+    assert {name: len(subjects) for name, subjects in found.items()} == {alarm: 1}
+
+
+async def test_a_refund_that_was_given_up_is_an_alarm_until_somebody_has_dealt_with_it(
+    healthy: Healthy,  # noqa: F811
+    rows: WatchedRows,
+) -> None:
+    await break_(healthy, f"UPDATE refunds SET status = 'dead' WHERE payment_request_id = {REFUSED}")
+    dead = await only(healthy.db, "SELECT refund_id::text AS id FROM refunds WHERE status = 'dead'")
+    assert await found_by(rows) == {"refunds_are_delivered": [dead.id]}
+    await break_(healthy, "UPDATE refunds SET status = 'delivered', delivered_at = now() WHERE status = 'dead'")
+    assert await found_by(rows) == {}
 
 
 async def test_a_question_that_takes_too_long_is_ended_by_postgres_and_the_next_look_is_whole(
@@ -157,7 +205,7 @@ async def mend_all(rows: WatchedRows, name: str) -> dict[Repair, int]:
     mended: dict[Repair, int] = {}
     for subject in (await found_by(rows))[name]:
         for repair in WATCHES[name].repairs:
-            if repair in rows._mends and await rows.mend(repair, subject):
+            if repair in rows._mends and await rows.mend(repair, subject, name):
                 mended[repair] = mended.get(repair, 0) + 1
     return mended
 
@@ -182,7 +230,7 @@ async def test_a_payment_left_behind_by_its_session_is_failed_with_its_refund_du
 
 async def test_a_payment_of_a_session_that_lives_is_left_alone(healthy: Healthy, rows: WatchedRows) -> None:  # noqa: F811
     payment = await add_payment(healthy.db, healthy.ids["customer"], "confirmed", session_id=healthy.ids["active"])
-    assert not await rows.mend(Repair.FAIL_PAYMENT, payment)
+    assert not await rows.mend(Repair.FAIL_PAYMENT, payment, WATCH)
     assert await actions(healthy.db) == []
 
 
@@ -195,12 +243,12 @@ async def test_a_refund_that_is_missing_is_written(healthy: Healthy, rows: Watch
     told = await count(healthy.db, "outbox", "kind = 'refund'")
     await break_(healthy, f"DELETE FROM refunds WHERE payment_request_id = {REFUSED}")
     if by == "payment":
-        assert await rows.mend(Repair.ADD_REFUND, before.payment_request_id)
+        assert await rows.mend(Repair.ADD_REFUND, before.payment_request_id, WATCH)
     else:
         extension = await only(
             healthy.db, "SELECT extension_id::text FROM session_extensions WHERE status = 'rejected'"
         )
-        assert await rows.mend(Repair.ADD_REFUND, extension.extension_id)
+        assert await rows.mend(Repair.ADD_REFUND, extension.extension_id, WATCH)
     after = await only(
         healthy.db,
         f"SELECT payment_request_id::text, session_id, cause, amount FROM refunds WHERE payment_request_id = {REFUSED}",
@@ -232,7 +280,7 @@ async def test_a_request_in_a_session_that_does_not_wait_is_cancelled_and_refund
     assert found["s2_one_pending_extension"] == [session_id]
     before = await Sessions(healthy.db, "").load(session_id)
     assert before is not None
-    assert await rows.mend(Repair.CANCEL_EXTENSION, session_id)
+    assert await rows.mend(Repair.CANCEL_EXTENSION, session_id, WATCH)
     row = await only(
         healthy.db,
         """SELECT e.status, e.decided_by, p.status AS payment, r.amount, f.cause FROM session_extensions e
@@ -256,7 +304,7 @@ async def test_a_request_that_outlived_its_session_is_cancelled_and_the_timeline
 ) -> None:
     await break_(healthy, "UPDATE session_extensions SET session_id = %(ended)s WHERE status = 'pending'")
     history = await count(healthy.db, "session_timeline")
-    assert await rows.mend(Repair.CANCEL_EXTENSION, healthy.ids["ended"])
+    assert await rows.mend(Repair.CANCEL_EXTENSION, healthy.ids["ended"], WATCH)
     row = await only(healthy.db, "SELECT status, decided_by FROM session_extensions WHERE status = 'cancelled'")
     assert tuple(row) == ("cancelled", "session_ended")
     assert await count(healthy.db, "session_timeline") == history
@@ -264,7 +312,7 @@ async def test_a_request_that_outlived_its_session_is_cancelled_and_the_timeline
 
 
 async def test_a_request_in_a_session_that_waits_for_it_is_left_alone(healthy: Healthy, rows: WatchedRows) -> None:  # noqa: F811
-    assert not await rows.mend(Repair.CANCEL_EXTENSION, healthy.ids["waiting"])
+    assert not await rows.mend(Repair.CANCEL_EXTENSION, healthy.ids["waiting"], WATCH)
     assert await count(healthy.db, "session_extensions", "status = 'pending'") == 1
 
 
@@ -287,7 +335,7 @@ async def test_a_session_that_waits_for_another_mitra_gets_its_search_again_once
     async with rerouting(healthy) as session_id:
         assert (await found_by(rows))["reroute_has_one_search"] == [session_id]
         assert await mend_all(rows, "reroute_has_one_search") == {Repair.REOPEN_SEARCH: 1}
-        assert not await rows.mend(Repair.REOPEN_SEARCH, session_id)
+        assert not await rows.mend(Repair.REOPEN_SEARCH, session_id, WATCH)
         row = await only(
             healthy.db,
             """SELECT p.status, p.owner = s.owner AS kept_by_its_owner FROM pairings p JOIN chat_sessions s ON s.session_id = p.rerouted_session_id
@@ -296,12 +344,14 @@ async def test_a_session_that_waits_for_another_mitra_gets_its_search_again_once
         )
         assert tuple(row) == ("searching", True)
         assert await actions(healthy.db) == [("reopen_search", session_id)]
+        [action] = await Lookout(healthy.db).list_watchdog_actions(session_id)
+        assert set(action.details) == {"because", "session_id", "pairing_id"}
         assert "reroute_has_one_search" not in await found_by(rows)
 
 
 async def test_a_search_that_outlived_its_session_is_closed(healthy: Healthy, rows: WatchedRows) -> None:  # noqa: F811
     async with rerouting(healthy) as session_id:
-        assert await rows.mend(Repair.REOPEN_SEARCH, session_id)
+        assert await rows.mend(Repair.REOPEN_SEARCH, session_id, WATCH)
     await break_(
         healthy,
         """UPDATE chat_sessions SET status = 'closing' WHERE session_id = %(active)s""",
@@ -311,6 +361,8 @@ async def test_a_search_that_outlived_its_session_is_closed(healthy: Healthy, ro
     row = await only(healthy.db, "SELECT status, cause FROM pairings WHERE pairing_id = %(id)s", id=search)
     assert tuple(row) == ("failed", "session_ended")
     assert "reroute_has_one_search" not in await found_by(rows)
+    closed = (await Lookout(healthy.db).list_watchdog_actions(healthy.ids["active"]))[0]
+    assert (closed.action, closed.subject) == ("close_search", search)
 
 
 @pytest.mark.parametrize(
@@ -335,7 +387,7 @@ async def test_two_watchdogs_at_once_mend_once(
     mended: list[bool] = []
 
     async def mend() -> None:
-        mended.append(await rows.mend(repair, one))
+        mended.append(await rows.mend(repair, one, WATCH))
 
     async with trio.open_nursery() as nursery:
         for _ in range(4):
@@ -376,33 +428,60 @@ async def test_a_repair_that_fails_halfway_does_nothing(
 
     before = await picture()
     with pytest.raises(psycopg.errors.CheckViolation):
-        await rows.mend(repair, one)
+        await rows.mend(repair, one, WATCH)
     assert await picture() == before
 
 
-# ---- the mirror
-
-
-async def test_a_capacity_that_the_mirror_has_wrong_is_found_and_written_anew(db: Postgres, rows: WatchedRows) -> None:  # noqa: F811
-    right, wrong = await add_mitra(db, is_online=True), await add_mitra(db, is_online=True)
-    await rows.refresh_capacities([right, wrong])
-    assert await rows.list_wrong_capacities() == []
-    mirror = rows._mirror
-    await mirror._valkey.call(("SET", mirror.keys.capacity(wrong), 3))
-    assert await rows.list_wrong_capacities() == [wrong]
-    assert await rows.list_wrong_among([right, wrong]) == [wrong]
-    await rows.refresh_capacities([wrong])
-    assert await rows.list_wrong_capacities() == []
-
-
-async def test_nothing_is_found_of_nobody(rows: WatchedRows) -> None:
-    assert await rows.list_wrong_capacities() == []
-    assert await rows.list_wrong_among([]) == []
+# ---- the record
 
 
 async def test_what_was_mended_by_an_actor_is_on_record(db: Postgres, rows: WatchedRows) -> None:  # noqa: F811
-    session_id = new_id()
-    await rows.record(Repair.NUDGE, session_id, {"why": "late"})
+    subject = new_id()
+    await rows.record(Repair.NUDGE, subject, "timers_are_on_time")
     row = await only(db, "SELECT operator, action, subject, details FROM operator_actions")
-    assert (row.operator, row.action, row.subject) == ("watchdog", "nudge", session_id)
-    assert row.details == {"why": "late"}
+    assert (row.operator, row.action, row.subject) == ("watchdog", "nudge", subject)
+    assert row.details == {"because": "timers_are_on_time"}
+
+
+@pytest.mark.parametrize(
+    ("subject", "session"),
+    [
+        ("%(active)s", "active"),
+        ("(SELECT extension_id FROM session_extensions WHERE status = 'pending')", "waiting"),
+        (REFUSED, "ended"),
+        ("%(own_payment)s", "active"),
+        ("(SELECT pairing_id FROM pairings WHERE rerouted_session_id = %(rerouting)s)", "rerouting"),
+    ],
+)
+async def test_whatever_was_mended_its_session_lists_it_with_the_reason(
+    healthy: Healthy,  # noqa: F811
+    rows: WatchedRows,
+    subject: str,
+    session: str,
+) -> None:
+    named = {k: v for k, v in healthy.ids.items() if f"%({k})s" in subject}
+    one = await only(healthy.db, f"SELECT {subject}::text AS id", **named)
+    await rows.record(Repair.NUDGE, one.id, OWNERLESS)
+    lookout = Lookout(healthy.db)
+    [action] = await lookout.list_watchdog_actions(healthy.ids[session])
+    assert (action.action, action.subject) == ("nudge", one.id)
+    assert action.details == {"because": OWNERLESS, "session_id": healthy.ids[session]}
+    assert await lookout.list_watchdog_actions(healthy.ids["closing"]) == []
+
+
+@pytest.mark.parametrize("repair", [Repair.ADD_REFUND, Repair.FAIL_PAYMENT, Repair.CANCEL_EXTENSION])
+async def test_a_repair_of_rows_is_part_of_its_sessions_story(
+    healthy: Healthy,  # noqa: F811
+    rows: WatchedRows,
+    repair: Repair,
+) -> None:
+    session, way, statements = {
+        Repair.ADD_REFUND: ("ended", WATCH, (f"DELETE FROM refunds WHERE payment_request_id = {REFUSED}",)),
+        Repair.FAIL_PAYMENT: ("ended", "m7_nothing_left_undecided", BREAKS["m7_nothing_left_undecided"][1]),
+        Repair.CANCEL_EXTENSION: ("waiting", "s2_one_pending_extension", (STRAY,)),
+    }[repair]
+    await break_(healthy, *statements)
+    assert (await mend_all(rows, way))[repair] == 1
+    [action] = await Lookout(healthy.db).list_watchdog_actions(healthy.ids[session])
+    assert action.action == repair
+    assert (action.details["because"], action.details["session_id"]) == (way, healthy.ids[session])

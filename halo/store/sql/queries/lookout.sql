@@ -2,6 +2,7 @@
 
 -- name: load_census
 -- Each mitra is in exactly one of the five. A heartbeat reaches Postgres once a cycle of its mirror, so `heard_since` is that much earlier.
+-- What waits does so since its first attempt: `due_at` moves with each one that is refused.
 WITH living AS (SELECT mitra_id, count(*) AS sessions FROM chat_sessions WHERE status <> 'ended' GROUP BY mitra_id),
 seen AS (
     SELECT CASE WHEN NOT m.is_active THEN 'deactivated'
@@ -19,7 +20,7 @@ SELECT count(*) FILTER (WHERE state = 'available') AS available, count(*) FILTER
        (SELECT coalesce(jsonb_agg(jsonb_build_object('kind', w.kind, 'status', w.status, 'count', w.count, 'oldest_due_at', w.oldest_due_at)
                                   ORDER BY w.kind, w.status), '[]')
         FROM (SELECT kind, status, count(*) AS count,
-                     floor(extract(epoch FROM min(due_at) FILTER (WHERE status = 'due')) * 1000)::bigint AS oldest_due_at
+                     floor(extract(epoch FROM min(least(due_at, first_attempt_at)) FILTER (WHERE status = 'due')) * 1000)::bigint AS oldest_due_at
               FROM outbox WHERE status IN ('due', 'dead') GROUP BY kind, status) w) AS outbox
 FROM seen
 
@@ -121,6 +122,14 @@ SELECT action_id, operator, action, subject, details, at
 FROM operator_actions
 WHERE (%(operator)s::text IS NULL OR operator = %(operator)s::text) AND (%(subject)s::text IS NULL OR subject = %(subject)s::text)
   AND action_id < coalesce(%(cursor)s::bigint, 9223372036854775807)
+ORDER BY action_id DESC
+LIMIT %(limit)s
+
+-- name: list_watchdog_actions
+-- What was done to the session itself, and to a request, a payment, a refund or a search of it.
+SELECT action_id, operator, action, subject, details, at
+FROM operator_actions
+WHERE operator = 'watchdog' AND (details ->> 'session_id' = %(session_id)s::text OR subject = %(session_id)s::text)
 ORDER BY action_id DESC
 LIMIT %(limit)s
 
