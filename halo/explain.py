@@ -1,15 +1,21 @@
-"""`halo explain`: the timeline of a session as sentences, with the cause and the evidence of each step.
+"""`halo explain`: the timeline of a session as sentences, with the cause and the evidence of each step, and what the watchdog mended.
 
 It must never show what was said, only that it was. Read next: `halo/rules.py`, which wrote the causes down.
 """
 
 import json
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 from halo.clock import rfc3339
 from halo.session import Session
+from halo.store.lookout import Lookout, OperatorAction
 from halo.store.postgres import Postgres
 from halo.store.sessions import Sessions
+from halo.watch import WATCHES
+
+BECAUSE: Final = "because"
+"""Where the watchdog writes down the watch that found what it mended; rows from before it did lack it."""
 
 
 async def explain_session(db: Postgres, session_id: str, *, as_json: bool = False) -> str | None:
@@ -20,6 +26,7 @@ async def explain_session(db: Postgres, session_id: str, *, as_json: bool = Fals
         return None
     session = stored.session
     steps = await sessions.list_timeline(session_id)
+    mended = await Lookout(db).list_watchdog_actions(session_id)
     if as_json:
         told = [
             {
@@ -35,14 +42,32 @@ async def explain_session(db: Postgres, session_id: str, *, as_json: bool = Fals
             for step in steps
         ]
         return json.dumps(
-            {"session_id": session_id, "status": session.status, "end_reason": session.end_reason, "timeline": told}
+            {
+                "session_id": session_id,
+                "status": session.status,
+                "end_reason": session.end_reason,
+                "timeline": told,
+                "watchdog": [
+                    {
+                        "at": rfc3339(action.at),
+                        "action": action.action,
+                        "subject": action.subject,
+                        "because": action.details.get(BECAUSE),
+                        "evidence": _evidence_of(action),
+                    }
+                    for action in reversed(mended)
+                ],
+            }
         )
     lines = [
         f"session {session_id}: {session.status}" + (f" ({session.end_reason})" if session.end_reason else ""),
         f"{_accounts(session)}; {session.paid_amount} {session.currency} charged; {stored.last_seq} messages",
     ]
-    lines += [_sentence(step) for step in steps]
-    return "\n".join(lines)
+    story = [(step.at, 0, step.version, _sentence(step)) for step in steps]
+    story += [
+        (action.at, 1, action.action_id, _mended(action)) for action in mended
+    ]  # of one moment: after what it found
+    return "\n".join([*lines, *(sentence for *_, sentence in sorted(story))])
 
 
 def _accounts(session: Session) -> str:
@@ -59,3 +84,16 @@ def _sentence(step: Any) -> str:
     return f"{rfc3339(step.at)}  {step.event:<20} {way:<24} because {step.cause}" + (
         f"  [{evidence}]" if evidence else ""
     )
+
+
+def _mended(action: OperatorAction) -> str:
+    because = action.details.get(BECAUSE)
+    cause = "of what was not written down" if because is None else str(because)
+    if because in WATCHES:
+        cause += f" ({WATCHES[str(because)].sentence})"
+    evidence = ", ".join(f"{key} {value}" for key, value in {"subject": action.subject, **_evidence_of(action)}.items())
+    return f"{rfc3339(action.at)}  {action.operator:<20} {action.action:<24} because {cause}  [{evidence}]"
+
+
+def _evidence_of(action: OperatorAction) -> Mapping[str, Any]:
+    return {key: value for key, value in action.details.items() if key not in {BECAUSE, "session_id"}}

@@ -220,7 +220,7 @@ class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PairingFailure(msgspec.Struct, frozen=True, kw_only=True):
-    """Why one search or extension came to nothing."""
+    """Why one search came to nothing; what became of an extension stands in its session."""
 
     failure_id: int
     cause: str

@@ -159,7 +159,7 @@ OPERATOR_ROUTES: tuple[Route, ...] = (
           answer=SessionState, refusals=(no.NotFound, no.SessionNotActive)),
     Route("POST", _SESSION + "/transfer", "transfer_session", Who.OPERATOR, "Look for another mitra; refused when nobody else is available, for then it would end",
           answer=SessionState, refusals=(no.NotFound, no.SessionNotActive, no.InvalidState)),
-    Route("GET", "/api/pairing-failures", "pairing_failures", Who.OPERATOR, "Why searches and extensions came to nothing",
+    Route("GET", "/api/pairing-failures", "pairing_failures", Who.OPERATOR, "Why searches came to nothing",
           answer=ops.PairingFailures, query=(_ROWS, _FAILURE_CURSOR)),
     Route("GET", "/api/refunds", "refunds", Who.OPERATOR, "Money owed and given back",
           answer=ops.OperatedRefunds, query=(Query(name="status", about="only these", values=REFUND_FILTERS), _ROWS,

@@ -123,6 +123,14 @@ class Settings:
         make=secrets.password,
     )
 
+    status_secure_cookies: bool = _row(
+        "HALO_STATUS_SECURE_COOKIES",
+        "0",
+        "0 or 1",
+        "1 where browsers reach the status page through TLS only, by a tunnel or a proxy: then every cookie is Secure, the first one too.",
+        parsing.switch,
+    )
+
     fcm_credentials: Path | None = _row(
         "HALO_FCM_CREDENTIALS",
         None,

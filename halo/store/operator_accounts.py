@@ -1,8 +1,8 @@
 """Operators' accounts in Postgres: name, role, the hash of a password, and the one-time link with which it is set.
 
 Links are kept as SHA-256 only, count once and for an hour, and a new one replaces the one before. Whatever takes a password away or
-replaces it ends every session of its owner in the same transaction, and is written down in `operator_actions`. It must never see a
-password in the clear. Read next: `halo/store/operator_sessions.py`, `halo/net/status/passwords.py`.
+replaces it ends every session of its owner in the same transaction, and is written down in `operator_actions`. Whatever touches both
+locks the operator's row before link and sessions. It must never see a password in the clear. Read next: `halo/store/operator_sessions.py`, `halo/net/status/passwords.py`.
 """
 
 import hashlib
@@ -105,6 +105,7 @@ class OperatorAccounts:
         values: dict[str, Value] = {"link_hash": _hash(link_token), "at": self._clock.now()}
 
         async def write(tx: Transaction) -> str:
+            await tx.fetch_one(SQL["lock_invited"], values)
             row = await tx.fetch_one(SQL["spend_link"], values)
             if row is None:
                 raise LinkSpent

@@ -100,7 +100,7 @@ class Operators:
         )
 
     async def list_failures(self, limit: int, cursor: int | None) -> PairingFailures:
-        """Why searches and extensions came to nothing, one page, newest first."""
+        """Why searches came to nothing, one page, newest first; extensions are not among them."""
         rows = await self._postgres.fetch_all(SQL["list_failures"], {"limit": limit, "cursor": cursor})
         failures = tuple(struct_of(PairingFailure, row) for row in rows)
         return PairingFailures(

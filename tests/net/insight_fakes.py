@@ -9,7 +9,7 @@ from halo.actors.upkeep import Upkeep
 from halo.clock import Moment
 from halo.errors import NotFound
 from halo.net.status.insight import Insight, Parked
-from halo.outbox import DeadLetter
+from halo.outbox import DeadLetter, OutboxKind
 from halo.oversight import OperatedSession
 from halo.store.lookout import (
     Census,
@@ -22,6 +22,7 @@ from halo.store.lookout import (
     SeenMitra,
     SessionFilter,
 )
+from halo.watch import WatchReport
 
 HEARD_SINCE: Moment = 1_795_521_400_000
 
@@ -42,6 +43,7 @@ class FakeLookout:
     outcomes: list[Outcome] = field(default_factory=list)
     refund_sums: list[RefundSum] = field(default_factory=list)
     actions: list[OperatorAction] = field(default_factory=list)
+    mended: list[OperatorAction] = field(default_factory=list)
     config_steps: list[ConfigStep] = field(default_factory=list)
 
     async def load_census(self, now: Moment, heard_since: Moment) -> Census:
@@ -84,6 +86,9 @@ class FakeLookout:
         self.asked.append(("actions", operator, subject, limit, cursor))
         return self.actions[:limit]
 
+    async def list_watchdog_actions(self, session_id: str, limit: int = 50) -> Sequence[OperatorAction]:
+        return self.mended[:limit]
+
     async def list_config_steps(self, limit: int) -> Sequence[ConfigStep]:
         return self.config_steps[:limit]
 
@@ -94,8 +99,12 @@ class FakeLetters:
 
     dead: list[DeadLetter] = field(default_factory=list)
     replayed: list[tuple[str, str]] = field(default_factory=list)
+    asked: list[tuple[int, str | None, OutboxKind | None]] = field(default_factory=list)
 
-    async def list_dead(self, limit: int = 50, cursor: str | None = None) -> Sequence[DeadLetter]:
+    async def list_dead(
+        self, limit: int = 50, cursor: str | None = None, kind: OutboxKind | None = None
+    ) -> Sequence[DeadLetter]:
+        self.asked.append((limit, cursor, kind))
         return self.dead[:limit]
 
     async def replay(self, outbox_id: str, operator: str) -> None:
@@ -116,6 +125,7 @@ class FakeInside:
     parked: list[Parked] = field(default_factory=list)
     revived: list[str] = field(default_factory=list)
     can_revive: bool = True
+    watch: WatchReport = field(default_factory=lambda: WatchReport(60.0))
 
     async def _revive(self, session_id: str) -> bool:
         self.revived.append(session_id)
@@ -130,5 +140,6 @@ class FakeInside:
             crashed=lambda: self.crashed,
             parked=lambda: self.parked,
             revive=self._revive,
+            watch=self.watch,
             heard_since=lambda: HEARD_SINCE,
         )

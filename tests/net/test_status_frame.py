@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from halo.errors import StoreUnavailable
+from halo.errors import Busy
 from halo.net.call import new_app
 from halo.net.status.answers import HEADERS
 from halo.net.status.contents import SECTIONS
@@ -322,15 +322,15 @@ async def test_what_is_not_there_is_a_page_for_browsers_and_a_problem_for_progra
     assert api.headers["content-type"] == "application/problem+json"
 
 
-async def test_a_store_that_is_away_is_a_page_that_says_when_to_come_back(
+async def test_a_node_that_is_busy_is_a_page_that_says_when_to_come_back(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     operator = await site.signed_in()
 
-    async def away(*args: Any, **more: Any) -> Any:
-        raise StoreUnavailable
+    async def busy(*args: Any, **more: Any) -> Any:
+        raise Busy
 
-    monkeypatch.setattr(site.house.operators, "load_overview", away)
+    monkeypatch.setattr(site.house.operators, "load_overview", busy)
     answer = await operator.get("/")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     assert "Try again in 1 second." in told(answer)

@@ -79,6 +79,12 @@ def test_a_template_compiles_escapes_everything_and_names_nothing_of_elsewhere(n
         assert "csrf_token" in form or "hidden_token" in form
 
 
+def test_no_template_is_left_to_be_compiled_while_sessions_run() -> None:
+    compiled = Renderer()._environment.cache
+    assert compiled is not None
+    assert sorted(name for _, name in compiled) == templates()
+
+
 @pytest.mark.parametrize("name", sorted(load_assets()))
 def test_an_asset_names_nothing_of_elsewhere(name: str) -> None:
     text = load_assets()[name].content.decode()

@@ -9,7 +9,7 @@ from halo.net.connection import CLOSE_DEACTIVATED
 from halo.store.mitras import Deactivation
 from tests.net.desk_fakes import MITRA, SESSION
 from tests.net.insight_fakes import HEARD_SINCE
-from tests.net.status_rows import fill, operated
+from tests.net.status_rows import an_id, fill, operated
 from tests.net.status_site import Site, open_site, told
 
 
@@ -58,6 +58,13 @@ async def test_deactivating_shows_what_would_end_and_then_does_it(site: Site) ->
     answer = await operator.submit(f"/mitras/{MITRA}", f"/mitras/{MITRA}/activate")
     assert answer.headers["location"] == f"/mitras/{MITRA}?done=activate_mitra"
     assert ("activated", MITRA) in site.house.mirror.told
+
+
+async def test_sessions_that_wait_for_another_mitra_are_not_said_to_end_with_her(site: Site) -> None:
+    site.house.inside.lookout.sessions = [operated(), operated(1, status="rerouting"), operated(2, status="closing")]
+    page = told(await (await site.signed_in()).get(f"/mitras/{MITRA}/deactivate"))
+    assert "her 2 living sessions end." in page
+    assert f"1 session waits for another mitra already, and goes on waiting: {an_id(1)[:8]}" in page
 
 
 async def test_her_active_sessions_can_be_handed_on_from_her_page(site: Site) -> None:

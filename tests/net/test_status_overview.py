@@ -7,6 +7,7 @@ import pytest
 import trio
 
 from halo.net.status.overview import KEPT_SECONDS
+from halo.sweep import SweepReport
 from tests.net.desk_fakes import NOON
 from tests.net.status_rows import fill
 from tests.net.status_site import Site, open_site, told
@@ -31,6 +32,30 @@ async def test_an_alarm_stands_on_top_with_what_to_do_and_the_first_of_its_subje
     assert "1 alarm actors run (1, since just now ): Look at Valkey." in page
     assert "and 2 more" in page
     assert page.index("1 alarm") < page.index("living")
+
+
+async def test_the_watchdogs_last_round_is_told_with_its_alarms_and_that_it_is_late(site: Site) -> None:
+    operator, watch = await site.signed_in(), site.house.inside.watch
+    page = await operator.get("/")
+    assert "watchdog no round yet no alarms" in told(page)
+    watch.last_round_at = NOON - 42_000
+    page = await operator.get("/")
+    assert "watchdog last round 42 s ago no alarms" in told(page)
+    assert '<div class="warn"><dt>watchdog' not in page.text
+    watch.last_round_at = NOON - 181_000
+    assert '<div class="warn"><dt>watchdog' in (await operator.get("/")).text
+
+
+async def test_an_alarm_is_counted_beside_the_watchdog_and_leads_to_it(site: Site) -> None:
+    fill(site.house)
+    page = await (await site.signed_in()).get("/")
+    assert '<div class="bad"><dt><a href="#alarms">watchdog</a>' in page.text
+    assert "no round yet 1 alarm " in told(page)
+
+
+async def test_a_sweep_that_never_ran_took_no_time(site: Site) -> None:
+    site.house.sweeps = [SweepReport(name="reseed", interval_seconds=300)]
+    assert "reseed every 300 s – – – 0 0 –" in told(await (await site.signed_in()).get("/"))
 
 
 async def test_without_valkey_the_page_says_that_it_is_degraded_and_who_answers(site: Site) -> None:
@@ -63,7 +88,7 @@ async def test_the_figures_of_the_node_are_those_of_the_last_ten_seconds(site: S
     fill(site.house)
     page = told(await operator.get("/"))
     assert "messages 2.5 per s" in page
-    assert "event loop late by 40.0 ms at most" in page
+    assert "event-loop lag 40.0 ms" in page
     assert "Postgres away" in page
     assert "Event loop late by at most, ms, over the last hour. Now 40; least 3, greatest 40." in page
 

@@ -1,10 +1,13 @@
 """Refunds and dead letters on the status page."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
+from halo.outbox import OutboxKind
 from halo.oversight import OperatedRefunds
+from halo.store.lookout import Waiting
 from tests.net.status_rows import an_id, fill, refund
 from tests.net.status_site import Site, open_site, told
 
@@ -40,3 +43,27 @@ async def test_a_dead_letter_is_tried_again_under_the_operators_name(site: Site)
     assert site.house.inside.letters.replayed == [(an_id(0), "admin")]
     missing = await operator.submit("/outbox", f"/outbox/{an_id(9)}/replay")
     assert missing.status_code == 404
+
+
+async def test_dead_letters_of_one_kind_are_asked_for_and_the_next_page_keeps_to_it(site: Site) -> None:
+    fill(site.house, count=50)
+    operator = await site.signed_in()
+    page = await operator.get("/outbox?kind=refund")
+    asked = site.house.inside.letters.asked
+    assert asked == [(50, None, OutboxKind.REFUND)]
+    assert f'href="/outbox?kind=refund&amp;cursor={an_id(49)}"' in page.text
+    assert '<option value="refund" selected>' in page.text
+    await operator.get("/outbox")
+    assert asked == [(50, None, OutboxKind.REFUND), (50, None, None)]
+    assert (await operator.get("/outbox?kind=letters")).status_code == 422
+
+
+async def test_dead_refunds_are_told_of_above_the_letters(site: Site) -> None:
+    fill(site.house)
+    dead = Waiting(kind="refund", status="dead", count=2, oldest_due_at=None)
+    site.house.inside.lookout.census = replace(site.house.inside.lookout.census, outbox=(dead,))
+    operator = await site.signed_in()
+    page = (await operator.get("/outbox")).text
+    assert 'href="/outbox?kind=refund"' in page
+    assert "Money is owed: 2 refunds are dead" in told(await operator.get("/outbox"))
+    assert 'href="/outbox?kind=refund"' in (await operator.get("/refunds")).text

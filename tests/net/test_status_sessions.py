@@ -6,10 +6,12 @@ from itertools import pairwise
 import pytest
 
 from halo.net.status.sessions import BAR_WIDTH, slices
+from halo.net.status.wording import unit_of
 from halo.oversight import Accounts
-from halo.store.lookout import SessionFilter
-from tests.net.desk_fakes import NOON, SESSION
-from tests.net.status_rows import fill, record
+from halo.store.lookout import OperatorAction, SessionFilter
+from halo.watch import WATCHES
+from tests.net.desk_fakes import NOON, PAYMENT, SESSION
+from tests.net.status_rows import an_id, fill, record
 from tests.net.status_site import Site, open_site, told
 
 
@@ -41,6 +43,24 @@ async def test_a_decision_is_told_with_its_cause_and_its_evidence_in_words(site:
     )
 
 
+async def test_what_the_watchdog_mended_stands_on_the_timeline_with_why_and_on_what_evidence(site: Site) -> None:
+    fill(site.house)
+    because, details = "m6_refused_means_refunded", {"session_id": SESSION, "refund_id": an_id(7), "was": "confirmed"}
+    site.house.inside.lookout.mended = [
+        OperatorAction(action_id=9, operator="watchdog", action="add_refund", subject=PAYMENT,
+            details={"because": because, **details}, at=NOON + 1_000),
+        OperatorAction(action_id=8, operator="watchdog", action="nudge", subject=SESSION, details={}, at=NOON - 60_000),
+    ]  # fmt: skip
+    page = told(await (await site.signed_in()).get(f"/sessions/{SESSION}"))
+    added = f"watchdog : a refund that was missing was written, because of {because.replace('_', ' ')}: {WATCHES[because].sentence}"
+    assert added in page
+    assert f"Evidence: was: confirmed. 2026-11-24 12:00:01 UTC in 1 s , of {PAYMENT} , refund {an_id(7)}" in page
+    nudged = (
+        "watchdog : the session's actor was told to look at what is due, because of what it found was not written down"
+    )
+    assert page.index(added) < page.index("because nobody answered in time") < page.index(nudged)  # the newest first
+
+
 async def test_time_and_money_are_told_whole(site: Site) -> None:
     fill(site.house)
     answer = await (await site.signed_in()).get(f"/sessions/{SESSION}")
@@ -58,6 +78,19 @@ def test_the_accounts_fill_the_bar_whatever_they_are() -> None:
     assert all(before[2] + before[3] == pytest.approx(after[2], abs=0.02) for before, after in pairwise(drawn))
     nothing = Accounts(paid_ms=0, served_ms=0, refunded_ms=0, forfeited_ms=0, remaining_ms=0)
     assert {width for *_, width in slices(nothing)} == {0.0}
+
+
+@pytest.mark.parametrize("paid_ms", [1_500_000, 61_999, 59_950, 999])
+def test_the_told_accounts_add_up_to_the_told_whole(paid_ms: int) -> None:
+    """Each rounded down by itself, 2 min 00.5 s and 22 min 59.5 s would be a second short of 25 minutes."""
+    served_ms = paid_ms // 12 + 1
+    accounts = Accounts(
+        paid_ms=paid_ms, served_ms=served_ms, refunded_ms=0, forfeited_ms=0, remaining_ms=paid_ms - served_ms
+    )
+    unit = unit_of(paid_ms)
+    told_ms = [length_ms for _, length_ms, *_ in slices(accounts)]
+    assert sum(told_ms) == paid_ms - paid_ms % unit
+    assert all(length_ms % unit == 0 for length_ms in told_ms)
 
 
 async def test_ending_is_asked_about_and_then_done_under_the_operators_name(site: Site) -> None:

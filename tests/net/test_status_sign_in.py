@@ -6,7 +6,9 @@ import httpx
 import pytest
 import trio
 
+from halo.errors import Busy
 from halo.net.status.credentials import form_token
+from halo.net.status.passwords import Passwords
 from halo.operator_account import Role
 from halo.store.operator_accounts import LINK_MS
 from halo.store.sign_in_tries import TRIES, WINDOW_MS
@@ -47,6 +49,22 @@ async def test_through_a_tunnel_with_tls_the_cookie_is_bound_to_its_host_and_sec
     session = [line for line in browser.given if line.startswith("__Host-halo_session=")]
     assert sorted(session[0].split("; ")[1:]) == ["HttpOnly", "Path=/", "SameSite=Strict", "Secure"]
     assert await is_in(browser)
+
+
+async def test_where_browsers_come_by_tls_only_the_cookie_of_the_first_form_is_secure_too_and_no_other_is_believed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with open_site(monkeypatch, status_secure_cookies=True) as site:
+        await site.add()
+        browser = site.browser()
+        page = await browser.get("/sign-in")
+        await browser.post("/sign-in", {**FORM, "csrf_token": token_of(page)})
+        assert sorted(browser.cookies) == ["__Host-halo_session"]
+        assert all("Secure" in line for line in browser.given if "Max-Age=0" not in line)
+        assert await is_in(browser)
+        planted = site.browser()
+        planted.cookies = {"halo_session": browser.cookies["__Host-halo_session"]}
+        assert not await is_in(planted)
 
 
 async def test_the_cookie_that_only_this_host_can_set_counts_before_the_other(site: Site) -> None:
@@ -206,6 +224,25 @@ async def test_many_tries_at_once_find_no_gap(site: Site) -> None:
         for number in range(3 * TRIES):
             nursery.start_soon(guess, number)
     assert sorted(statuses) == [401] * TRIES + [429] * (2 * TRIES)
+
+
+@pytest.mark.parametrize("page", ["/sign-in", "/account"])
+async def test_a_password_that_nobody_had_time_to_look_at_costs_no_try(
+    site: Site, monkeypatch: pytest.MonkeyPatch, page: str
+) -> None:
+    async def too_busy(*_: object) -> bool:
+        raise Busy
+
+    operator = await site.signed_in()
+    browser, verify = site.browser() if page == "/sign-in" else operator, Passwords.verify
+    monkeypatch.setattr(Passwords, "verify", too_busy)
+    for _ in range(TRIES + 1):
+        answer = await browser.sign_in() if page == "/sign-in" else await change(operator)
+        assert answer.status_code == 503
+    assert site.house.gatehouse.counted == {}
+    monkeypatch.setattr(Passwords, "verify", verify)
+    answer = await browser.sign_in() if page == "/sign-in" else await change(operator)
+    assert answer.status_code == 303
 
 
 async def test_signing_in_often_locks_nobody_out(site: Site) -> None:

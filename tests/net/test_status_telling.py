@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from halo.net.status.telling import age, at_utc, cause, evidence, ids, iso
+from halo.net.status.telling import REPAIRS, age, at_utc, cause, evidence, found, ids, iso, repair
+from halo.watch import WATCHES, Repair
 from tests.net.desk_fakes import NOON, PAIRING
 
 
@@ -53,6 +54,21 @@ def test_ids_are_told_apart_from_facts() -> None:
     assert evidence(facts) == "3 waves of offers"
     assert ids(facts) == [("pairing", PAIRING)]
     assert ids(None) == []
+
+
+def test_each_repair_of_the_watchdog_is_told_in_words_and_a_new_one_as_it_is() -> None:
+    assert set(REPAIRS) == set(Repair)
+    assert repair("add_refund") == "a refund that was missing was written"
+    assert repair("something_new") == "something new"
+
+
+def test_what_the_watchdog_had_found_is_told_with_what_it_means_for_people() -> None:
+    name = "actors_run"
+    assert found({"because": name}) == f"actors run: {WATCHES[name].sentence}"
+    assert found({"because": "something_new"}) == "something new"
+    nothings: tuple[Any, ...] = ({}, None, "text")
+    for nothing in nothings:
+        assert found(nothing) == "what it found was not written down"
 
 
 def test_a_cause_is_half_a_sentence_and_a_new_one_is_told_as_it_is() -> None:

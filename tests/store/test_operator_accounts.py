@@ -13,7 +13,7 @@ from halo.net.status.first_operator import admit_first
 from halo.operator_account import FIRST_OPERATOR, LinkSpent, OperatorExists, Role
 from halo.store.operator_accounts import LINK_MS, OperatorAccounts
 from halo.store.operator_sessions import OperatorSessions
-from halo.store.postgres import Postgres, open_postgres
+from halo.store.postgres import Postgres, Transaction, open_postgres
 from tests.net.desk_fakes import settings
 
 NOON: Moment = 1_795_521_600_000
@@ -121,6 +121,34 @@ async def test_of_many_who_use_a_link_at_once_one_is_first(ground: Ground) -> No
             nursery.start_soon(use, number)
     (winner,) = [outcome for outcome in outcomes if outcome]
     assert (len(outcomes), await ground.accounts.find_password("vera")) == (4, winner)
+
+
+async def test_a_link_that_is_used_while_it_is_being_replaced_waits_with_nothing_locked(ground: Ground) -> None:
+    """Whoever resets her has her row and wants the link's; holding that one meanwhile would be a deadlock."""
+    await ground.accounts.add("vera", Role.VIEWER, "test")
+    link = await ground.accounts.invite("vera", "test")
+    outcomes: list[str] = []
+
+    async def use() -> None:
+        try:
+            outcomes.append(await ground.accounts.accept(link, "hash"))
+        except LinkSpent:
+            outcomes.append("spent")
+
+    async with trio.open_nursery() as nursery:
+
+        async def replace(tx: Transaction) -> None:
+            await tx.fetch_one("SELECT FROM operators WHERE name = 'vera' FOR UPDATE")
+            nursery.start_soon(use)
+            waits = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            while not await ground.db.fetch_all(waits):
+                await trio.sleep(0.005)
+            await tx.fetch_one("SELECT FROM operator_links WHERE name = 'vera' FOR UPDATE NOWAIT")
+            await tx.execute("UPDATE operator_links SET link_hash = 'another' WHERE name = 'vera'")
+
+        await ground.db.transact(replace)
+    assert outcomes == ["spent"]
+    assert await ground.accounts.find_password("vera") is None
 
 
 async def test_neither_a_link_nor_a_cookie_is_stored_in_the_clear(ground: Ground) -> None:

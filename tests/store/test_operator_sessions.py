@@ -1,25 +1,29 @@
 """Sessions of operators and tries to sign in: the same rules for the fakes of the net and for Postgres."""
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from halo.clock import Moment
-from halo.errors import RateLimited
+from halo.errors import Busy, RateLimited, Refusal
 from halo.net.status.ports import OperatorAccounts as AccountsPort
 from halo.net.status.ports import OperatorSessions as SessionsPort
 from halo.net.status.ports import SignInTries as TriesPort
 from halo.operator_account import Role, SignedIn
+from halo.store import sign_in_tries
 from halo.store.operator_accounts import OperatorAccounts
 from halo.store.operator_sessions import IDLE_MS, LIFETIME_MS, TOUCH_MS, OperatorSessions
-from halo.store.postgres import Postgres, open_postgres
-from halo.store.sign_in_tries import TRIES, WINDOW_MS, SignInTries
+from halo.store.postgres import Postgres, Transaction, open_postgres
+from halo.store.sign_in_tries import LINE_MAX, TRIES, WINDOW_MS, SignInTries, lock_of, subjects_of
 from tests.net.gatehouse_fakes import FakeGatehouse, Row
 
 NOON: Moment = 1_795_521_600_000
+ADDRESS = "10.0.0.1"
 
 
 @dataclass
@@ -210,6 +214,87 @@ async def test_many_tries_at_once_find_no_gap(ground: Ground) -> None:
         for _ in range(3 * TRIES):
             nursery.start_soon(guess)
     assert (outcomes.count(True), len(outcomes)) == (TRIES, 3 * TRIES)
+
+
+@dataclass
+class Line:
+    """This node's tries, while another node keeps everybody from one address waiting, until it is told to go on."""
+
+    tries: SignInTries
+    db: Postgres
+    far: Postgres
+    nursery: trio.Nursery
+    may_go_on: trio.Event
+
+    async def hold(self, *, task_status: trio.TaskStatus[None]) -> None:
+        async def write(tx: Transaction) -> None:
+            for subject in subjects_of("somebody", ADDRESS):
+                await tx.fetch_one(sign_in_tries.SQL["lock"], lock_of(subject))
+            task_status.started()
+            await self.may_go_on.wait()
+
+        await self.far.transact(write)
+
+    async def attempt(self, name: str) -> None:
+        with suppress(Refusal):  # what becomes of it is not the question
+            await self.tries.take(name, ADDRESS)
+
+    async def fill(self, number: int) -> None:
+        for each in range(number):
+            self.nursery.start_soon(self.attempt, f"name {each}")
+        await trio.testing.wait_all_tasks_blocked()
+
+
+@asynccontextmanager
+async def open_line(database_url: str, clock: SetClock) -> AsyncIterator[Line]:
+    async with open_postgres(database_url) as db, open_postgres(database_url) as far, trio.open_nursery() as nursery:
+        line = Line(SignInTries(db, clock), db, far, nursery, trio.Event())
+        await nursery.start(line.hold)
+        yield line
+        nursery.cancel_scope.cancel()
+
+
+async def test_tries_that_wait_for_one_another_leave_everybody_else_their_connections(database_url: str) -> None:
+    async with open_line(database_url, SetClock()) as line:
+        await line.fill(LINE_MAX)
+        while not line.db.pool.in_use:
+            await trio.sleep(0.005)
+        await trio.testing.wait_all_tasks_blocked()
+        assert line.db.pool.in_use <= 1
+        assert await line.db.healthy()
+
+
+async def test_whoever_comes_when_the_line_is_long_is_sent_away_and_nothing_is_counted(database_url: str) -> None:
+    async with open_line(database_url, SetClock()) as line:
+        await line.fill(1 + LINE_MAX)  # one has the turn, the others wait
+        with pytest.raises(Busy):
+            await line.tries.take("vera", "10.0.0.2")
+        assert await line.far.fetch_all("SELECT FROM sign_in_tries") == []
+
+
+async def test_a_line_that_does_not_move_is_not_waited_in_for_long(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sign_in_tries, "LINE_SECONDS", 0.05)
+    async with open_line(database_url, SetClock()) as line:
+        await line.fill(1)
+        with pytest.raises(Busy):
+            await line.tries.take("vera", "10.0.0.2")
+
+
+async def test_a_try_counts_from_when_its_turn_came_and_not_from_when_it_began_to_wait(database_url: str) -> None:
+    clock = SetClock()
+    async with open_line(database_url, clock) as line:
+        line.nursery.start_soon(line.attempt, "vera")
+        waits = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory'"
+        while not await line.far.fetch_all(waits):
+            await trio.sleep(0.005)
+        clock.moment += 1_000
+        line.may_go_on.set()
+        rows: list[Any] = []
+        while not rows:
+            rows = await line.far.fetch_all("SELECT at FROM sign_in_tries")
+        assert [row.at for row in rows] == [NOON + 1_000] * 2
 
 
 async def test_names_are_kept_as_hashes_and_old_tries_are_forgotten(database_url: str) -> None:

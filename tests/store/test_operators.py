@@ -72,6 +72,16 @@ async def extend(db: Postgres, session_id: str, customer_id: str, status: str = 
     return payment
 
 
+async def fail_an_extension(db: Postgres, session_id: str, customer_id: str) -> None:
+    """One that was decided, and its row among the failures."""
+    payment = await extend(db, session_id, customer_id)
+    (asked,) = await db.fetch_all(
+        "SELECT extension_id FROM session_extensions WHERE payment_request_id = %(id)s", {"id": payment}
+    )
+    failed = {"customer_id": customer_id, "extension_id": asked.extension_id, "session_id": session_id}
+    await put(db, "pairing_failures", cause="extension_rejected", at=NOW, **failed)
+
+
 async def refund(db: Postgres, **columns: Any) -> None:
     values = {"kind": "payment_failed", "cause": "extension_rejected", "amount": 5_000, "currency": "IDR"} | columns
     await put(db, "refunds", **values)
@@ -189,11 +199,12 @@ async def test_refunds_are_told_by_status_and_in_pages(db: Postgres, operators: 
     assert (delivered.session_id, delivered.delivered_at) == (None, "2026-11-23T20:15:00.123Z")
 
 
-async def test_failures_are_told_newest_first_with_their_evidence(
-    db: Postgres, operators: Operators, customer: str
+async def test_failures_of_searches_are_told_newest_first_with_their_evidence_and_without_those_of_extensions(
+    db: Postgres, operators: Operators, customer: str, mitra: str
 ) -> None:
     for cause in ("no_mitra_available", "timed_out", "all_declined"):
         await put(db, "pairing_failures", cause=cause, customer_id=customer, evidence='{"waves": 3}', at=NOW)
+    await fail_an_extension(db, await add_session(db, customer, mitra, "ended"), customer)
     first = await operators.list_failures(2, None)
     assert [failure.cause for failure in first.pairing_failures] == ["all_declined", "timed_out"]
     assert first.pairing_failures[0].evidence == {"waves": 3}
@@ -215,6 +226,7 @@ async def test_the_overview_counts_what_lives_and_what_is_owed(
     await refund(db, payment_request_id=payment, customer_id=customer, created_at=NOW)
     await put(db, "pairing_failures", cause="timed_out", customer_id=customer, at=NOW)
     await put(db, "pairing_failures", cause="timed_out", customer_id=customer, at=NOW - 25 * 3_600_000)
+    await fail_an_extension(db, lately, customer)
 
     overview = await operators.load_overview(NOW, online=9, available=7, degraded=True)
 

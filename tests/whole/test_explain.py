@@ -72,6 +72,45 @@ async def test_as_json_it_is_the_same_timeline(database_url: str) -> None:
     assert told["timeline"][1]["evidence"]["duration_minutes"] == 5
 
 
+async def test_a_decision_is_told_with_who_made_it_when_and_about_which_payment(database_url: str) -> None:
+    async with open_postgres(database_url) as db:
+        session_id = await a_told_session(db)
+        told = await explain_session(db, session_id)
+        timeline = json.loads(await explain_session(db, session_id, as_json=True) or "")["timeline"]
+    assert told is not None
+    asked, answered, ended = timeline[1:]
+    facts = answered["evidence"]
+    assert (facts["by"], facts["asked_at"], facts["decided_at"]) == ("mitra", asked["at"], answered["at"])
+    assert facts["asked_at"] < facts["decided_at"] < facts["deadline_at"]
+    assert (facts["payment_status"], facts["default_action_on_timeout"]) == ("confirmed", "auto_approve")
+    line = next(line for line in told.splitlines() if " extension_answered " in line)
+    assert all(f"{name} {facts[name]}" in line for name in ("by", "decided_at", "deadline_at", "payment_request_id"))
+    assert ended["evidence"]["time_left"] == "refunded"
+
+
+async def test_what_the_watchdog_mended_is_told_where_it_happened_with_why(database_url: str) -> None:
+    found = "m6_refused_means_refunded"
+    async with open_postgres(database_url) as db:
+        session_id, payment = await a_told_session(db), new_id()
+        put = (
+            "INSERT INTO operator_actions (operator, action, subject, details, at)"
+            " VALUES (%(by)s, 'add_refund', %(subject)s, %(details)s::jsonb, at(%(at)s))"
+        )
+        details = json.dumps({"session_id": session_id, "because": found, "refund_id": "r-1"})
+        for by in ("watchdog", "ani"):  # what people did is on the trail
+            await db.execute(put, {"by": by, "subject": payment, "details": details, "at": NOW + 65_000})
+        told = await explain_session(db, session_id)
+        mended = json.loads(await explain_session(db, session_id, as_json=True) or "")["watchdog"]
+    assert told is not None
+    *_, answered, ended = lines = told.splitlines()[2:]
+    assert (len(lines), " extension_answered " in answered, " end_requested " in ended) == (5, True, True)
+    assert f"watchdog             add_refund               because {found} (" in lines[2]
+    assert lines[2].endswith(f"[subject {payment}, refund_id r-1]")
+    evidence = {"refund_id": "r-1"}
+    at = "2026-11-23T20:16:05.123Z"
+    assert mended == [{"at": at, "action": "add_refund", "subject": payment, "because": found, "evidence": evidence}]
+
+
 async def test_what_was_said_is_not_told(database_url: str) -> None:
     async with open_postgres(database_url) as db:
         session_id = await a_told_session(db)

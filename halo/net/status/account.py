@@ -1,7 +1,7 @@
 """One's own account: who one is here, and changing one's password, which a viewer may, too.
 
 A new password ends every session of its owner, this one as well: whoever else had signed in with the old one is out. It must never let
-the old one be guessed faster than at the sign-in. Read next: `halo/net/status/sign_in.py`.
+the old one be guessed faster than at the sign-in. Read next: `halo/net/status/guesses.py`.
 """
 
 from typing import Final
@@ -10,6 +10,7 @@ from quart import request
 
 from halo.errors import ValidationFailed
 from halo.net.desk import Desk
+from halo.net.status.guesses import Guesses
 from halo.net.status.passwords import Passwords
 from halo.net.status.section import Context, Done, Section, Shown, Visit
 from halo.operator_account import PASSWORD_CHARACTERS, check_password
@@ -22,6 +23,7 @@ TITLE: Final = "Your account"
 def account_section(desk: Desk, passwords: Passwords) -> Section:
     """The page `/account`."""
     section, gatehouse = Section(), desk.gatehouse
+    guesses = Guesses(gatehouse, passwords)
 
     @section.page(PATH, title=TITLE, template=TEMPLATE)
     async def account(visit: Visit) -> Context:  # noqa: ARG001  # the frame tells every page who looks at it
@@ -41,11 +43,8 @@ def account_section(desk: Desk, passwords: Passwords) -> Section:
         check_password(new)
         if new != visit.form.get("again", ""):
             raise ValidationFailed("The two new passwords differ.")
-        taken = await gatehouse.tries.take(visit.operator, request.remote_addr or "")
-        stored = await gatehouse.accounts.find_password(visit.operator)
-        if len(old) > PASSWORD_CHARACTERS[1] or not await passwords.verify(old, stored):
+        if await guesses.judge(visit.operator, old, request.remote_addr or "") is None:
             raise ValidationFailed("The old password is another one.")
-        await gatehouse.tries.give_back(taken)
         await gatehouse.accounts.change_password(visit.operator, await passwords.hash(new))
 
     return section

@@ -22,23 +22,29 @@ FORM_SECRET_BYTES: Final = 32
 TOKEN_FIELD: Final = "csrf_token"  # noqa: S105  # the name of a field
 
 
-def shown_cookie(name: str) -> str | None:
-    """The cookie's value; the one that only this host can have set counts before the other."""
-    return request.cookies.get(HOST_PREFIX + name) or request.cookies.get(name) or None
+class Cookies:
+    """The cookies of this listener. `always_secure`: browsers come through TLS only, so every cookie is Secure and bound to the host."""
 
+    def __init__(self, *, always_secure: bool) -> None:
+        self._always_secure = always_secure
 
-def give_cookie(response: Response, name: str, value: str) -> None:
-    """For as long as the browser is open; how long it counts is decided here and not there."""
-    secure = _came_by_tls()
-    response.set_cookie(
-        HOST_PREFIX + name if secure else name, value, secure=secure, httponly=True, samesite="Strict", path="/"
-    )
+    def shown(self, name: str) -> str | None:
+        """The cookie's value. The one that only this host can have set counts before the other, and where all are Secure alone: a page on
+        a neighbouring name can set the other."""
+        own = request.cookies.get(HOST_PREFIX + name) or None
+        return own if self._always_secure else own or request.cookies.get(name) or None
 
+    def give(self, response: Response, name: str, value: str) -> None:
+        """For as long as the browser is open; how long it counts is decided here and not there."""
+        secure = self._always_secure or _came_by_tls()
+        response.set_cookie(
+            HOST_PREFIX + name if secure else name, value, secure=secure, httponly=True, samesite="Strict", path="/"
+        )
 
-def take_cookie(response: Response, name: str) -> None:
-    """Under both names; with the attributes that it was given with, without which a browser keeps it."""
-    response.delete_cookie(HOST_PREFIX + name, secure=True, httponly=True, samesite="Strict", path="/")
-    response.delete_cookie(name, httponly=True, samesite="Strict", path="/")
+    def take(self, response: Response, name: str) -> None:
+        """Under both names; with the attributes that it was given with, without which a browser keeps it."""
+        response.delete_cookie(HOST_PREFIX + name, secure=True, httponly=True, samesite="Strict", path="/")
+        response.delete_cookie(name, httponly=True, samesite="Strict", path="/")
 
 
 def new_form_secret() -> str:
@@ -65,5 +71,6 @@ def require_own_form(cookie: str | None, token: str) -> None:
 
 
 def _came_by_tls() -> bool:
-    """The listener itself speaks no TLS; a tunnel in front of it may, and then the browser says so with every POST."""
+    """The listener itself speaks no TLS; a tunnel in front of it may, and then the browser says so with every POST, but with no GET: the
+    cookie of the first form is Secure only where the operator said that all are."""
     return request.headers.get("origin", "").lower().startswith("https://") or request.scheme == "https"

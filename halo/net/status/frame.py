@@ -25,7 +25,8 @@ from halo.net.call import WRITE_SECONDS
 from halo.net.desk import Desk
 from halo.net.problem import MEDIA_TYPE
 from halo.net.status.answers import put_headers
-from halo.net.status.credentials import SESSION_COOKIE, TOKEN_FIELD, form_token, require_own_form, shown_cookie
+from halo.net.status.away import look_around
+from halo.net.status.credentials import SESSION_COOKIE, TOKEN_FIELD, Cookies, form_token, require_own_form
 from halo.net.status.rendering import Renderer, load_assets
 from halo.net.status.section import Action, Done, Page, Section, Shown, Visit
 from halo.operator_account import Role, SignedIn
@@ -49,6 +50,7 @@ class Frame:
 
     def __init__(self, desk: Desk, sections: Sequence[Section]) -> None:
         self.desk = desk
+        self.cookies = Cookies(always_secure=desk.settings.status_secure_cookies)
         self.pages = tuple(page for section in sections for page in section.pages)
         self.actions = tuple(action for section in sections for action in section.actions)
         self._done = {action.name: action.done for action in self.actions}
@@ -92,7 +94,7 @@ class Frame:
 
     async def find_signed_in(self) -> tuple[str, SignedIn] | None:
         """Who asks, with the session's cookie. A page that refreshes itself keeps nobody signed in."""
-        cookie = shown_cookie(SESSION_COOKIE)
+        cookie = self.cookies.shown(SESSION_COOKIE)
         if cookie is None:
             return None
         found = await self.desk.gatehouse.sessions.find(cookie, is_live=LIVE_HEADER in request.headers)
@@ -146,8 +148,15 @@ class Frame:
         if response.mimetype != MEDIA_TYPE or not _wants_page():
             return response
         document = msgspec.json.decode(await response.get_data(as_text=False), type=Problem)
-        context = {"problem": document, "wait": _wait(response.headers.get("Retry-After")), "visit": g.get("visit")}
-        page = self.render("problem.html", context, title=HTTPStatus(document.status).phrase, status=document.status)
+        context: dict[str, Any] = {"problem": document, "visit": g.get("visit")}
+        if document.code == StoreUnavailable.code:
+            context |= {"away": await look_around(self.desk), "is_renewed": request.method == "GET"}
+            page = self.render("away.html", context, title="A store is away", status=document.status)
+        else:
+            context |= {"wait": _wait(response.headers.get("Retry-After"))}
+            page = self.render(
+                "problem.html", context, title=HTTPStatus(document.status).phrase, status=document.status
+            )
         for name in ("Retry-After", "Allow"):
             if name in response.headers:
                 page.headers[name] = response.headers[name]

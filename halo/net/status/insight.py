@@ -11,7 +11,7 @@ from typing import Protocol
 from halo.actors.history import Sample
 from halo.actors.upkeep import Upkeep
 from halo.clock import Moment
-from halo.outbox import DeadLetter
+from halo.outbox import DeadLetter, OutboxKind
 from halo.oversight import OperatedSession
 from halo.store.lookout import (
     Census,
@@ -24,6 +24,7 @@ from halo.store.lookout import (
     SeenMitra,
     SessionFilter,
 )
+from halo.watch import WatchReport
 
 
 class Lookout(Protocol):
@@ -55,13 +56,17 @@ class Lookout(Protocol):
         self, operator: str | None, subject: str | None, limit: int, cursor: int | None
     ) -> Sequence[OperatorAction]: ...
 
+    async def list_watchdog_actions(self, session_id: str, limit: int = ...) -> Sequence[OperatorAction]: ...
+
     async def list_config_steps(self, limit: int) -> Sequence[ConfigStep]: ...
 
 
 class DeadLetters(Protocol):
     """The outbox as operators see it; `halo.store.outbox.Outbox`."""
 
-    async def list_dead(self, limit: int = ..., cursor: str | None = None) -> Sequence[DeadLetter]: ...
+    async def list_dead(
+        self, limit: int = ..., cursor: str | None = None, kind: OutboxKind | None = None
+    ) -> Sequence[DeadLetter]: ...
 
     async def replay(self, outbox_id: str, operator: str) -> None: ...
 
@@ -89,5 +94,7 @@ class Insight:
     parked: Callable[[], Sequence[Parked]]
     revive: Callable[[str], Awaitable[bool]]
     """One more attempt for a parked session; whether it runs again. Raises StoreUnavailable."""
+    watch: WatchReport
+    """The watchdog of this node."""
     heard_since: Callable[[], Moment]
     """A heartbeat that Postgres knows and that is older makes a mitra silent."""

@@ -10,6 +10,7 @@ from halo.net.desk import Desk
 from halo.net.operations import Operations
 from halo.net.status import asked
 from halo.net.status.section import Context, Done, Section, Visit
+from halo.session import SessionStatus
 
 PATH: Final = "/mitras"
 STATES: Final = ("available", "full", "silent", "offline", "deactivated")
@@ -47,16 +48,22 @@ def mitras_section(desk: Desk) -> Section:
 
     async def asking(visit: Visit) -> Context:
         mitra_id = visit.places["mitra_id"]
+        living = await insight.lookout.list_living_of(mitra_id, LIVING_AT_MOST)
         return {
             "mitra": await desk.mitras.load_status(mitra_id),
-            "sessions": await insight.lookout.list_living_of(mitra_id, LIVING_AT_MOST),
+            "sessions": [session for session in living if session.status != SessionStatus.REROUTING],
+            "left_alone": [session for session in living if session.status == SessionStatus.REROUTING],
             "now": desk.clock.now(),
         }
 
     deactivate, activate = PATH + "/{mitra_id}/deactivate", PATH + "/{mitra_id}/activate"
     section.page(deactivate, title="Deactivate this mitra?", template="mitras/deactivate.html")(asking)
 
-    @section.action(deactivate, name="deactivate_mitra", done="She is shut out, and her sessions have ended.")
+    @section.action(
+        deactivate,
+        name="deactivate_mitra",
+        done="She is shut out, and her sessions have ended, but for those that wait for another mitra.",
+    )
     async def deactivate_mitra(visit: Visit) -> Done:
         await operations.deactivate_mitra(visit.places["mitra_id"], visit.operator)
         return Done(f"{PATH}/{visit.places['mitra_id']}")

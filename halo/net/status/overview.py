@@ -7,6 +7,7 @@ Whoever looks shares one answer of the stores for a moment, so that ten open pag
 from dataclasses import dataclass
 from typing import Final
 
+from halo.clock import Moment
 from halo.net.desk import Desk
 from halo.net.operations import Operations
 from halo.net.status.charts import SERIES, Chart, draw, tabulate
@@ -15,9 +16,13 @@ from halo.net.status.section import Context, Section, Visit
 from halo.oversight import Overview
 from halo.store.lookout import Census
 from halo.store.shared_answer import SharedAnswer
+from halo.watch import WatchReport
 
 KEPT_SECONDS: Final = 2.0
 """Pages renew themselves every five; an answer that is two seconds old tells people the same."""
+
+ROUNDS_MISSED: Final = 3
+"""One that is long in asking is no news; of three in a row somebody should know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,11 @@ class Plots:
         return self._drawn[1]
 
 
+def is_late(watch: WatchReport, now: Moment) -> bool:
+    """Whether the watchdog has missed rounds; before its first one nobody knows."""
+    return watch.last_round_at is not None and now - watch.last_round_at > ROUNDS_MISSED * watch.interval_seconds * 1000
+
+
 def overview_section(desk: Desk) -> Section:
     """The pages `/` and `/last-hour`."""
     section, operations, insight = Section(), Operations(desk), desk.insight
@@ -65,6 +75,8 @@ def overview_section(desk: Desk) -> Section:
             "latest": samples[-1] if samples else None,
             "parked": len(insight.parked()),
             "crashed": len(insight.crashed()),
+            "watched_at": insight.watch.last_round_at,
+            "watch_is_late": is_late(insight.watch, now),
             "charts": plots.draw(now),
             "now": now,
         }

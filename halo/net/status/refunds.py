@@ -10,10 +10,12 @@ from halo.net.desk import Desk
 from halo.net.operations import Operations
 from halo.net.status import asked
 from halo.net.status.section import Context, Done, Section, Visit
+from halo.outbox import OutboxKind, OutboxStatus
 from halo.routes import REFUND_FILTERS
 
 REFUNDS_PATH: Final = "/refunds"
 OUTBOX_PATH: Final = "/outbox"
+KINDS: Final = tuple(kind.value for kind in OutboxKind)
 
 
 def refunds_section(desk: Desk) -> Section:
@@ -37,10 +39,16 @@ def refunds_section(desk: Desk) -> Section:
 
     @section.page(OUTBOX_PATH, title="Outbox", template="outbox/outbox.html", menu="Outbox")
     async def outbox(visit: Visit) -> Context:  # noqa: ARG001
-        cursor = asked.identifier("cursor")
-        letters = await insight.letters.list_dead(asked.ROWS, cursor)
+        kind, cursor = asked.choice("kind", KINDS), asked.identifier("cursor")
+        letters = await insight.letters.list_dead(asked.ROWS, cursor, None if kind is None else OutboxKind(kind))
+        waiting = (await insight.lookout.load_census(desk.clock.now(), insight.heard_since())).outbox
         return {
-            "waiting": (await insight.lookout.load_census(desk.clock.now(), insight.heard_since())).outbox,
+            "waiting": waiting,
+            "dead_refunds": sum(
+                row.count for row in waiting if (row.kind, row.status) == (OutboxKind.REFUND, OutboxStatus.DEAD)
+            ),
+            "kinds": KINDS,
+            "kind": kind,
             "letters": letters,
             "next_page": asked.next_page(letters[-1].outbox_id if len(letters) == asked.ROWS else None),
             "is_first": cursor is None,

@@ -4,16 +4,21 @@ What was said is not here: that has an action of its own, with a reason. It must
 `halo/net/operations.py`, `halo/net/status/telling.py`, `halo/net/status/messages.py`.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
+from halo.accounts import in_whole_units
+from halo.clock import Moment
 from halo.net.desk import Desk
 from halo.net.operations import Operations
 from halo.net.status import asked
 from halo.net.status.section import Context, Done, Section, Visit
-from halo.oversight import Accounts
+from halo.net.status.telling import milliseconds
+from halo.net.status.wording import unit_of
+from halo.oversight import Accounts, TimelineEntry
 from halo.routes import SESSION_FILTERS
 from halo.session import EndReason, SessionStatus
-from halo.store.lookout import PREFIX_CHARACTERS_MIN, SessionFilter
+from halo.store.lookout import PREFIX_CHARACTERS_MIN, OperatorAction, SessionFilter
 
 PATH: Final = "/sessions"
 TOPICS: Final = ("regular", "sensitive")
@@ -56,11 +61,13 @@ def sessions_section(desk: Desk) -> Section:
 
     @section.page(PATH + "/{session_id}", title="Session", template="sessions/session.html")
     async def session(visit: Visit) -> Context:
-        record = await desk.operators.load_session(visit.places["session_id"])
+        session_id = visit.places["session_id"]
+        record = await desk.operators.load_session(session_id)
         now = desk.clock.now()
         parked = {each.session_id: each for each in desk.insight.parked()}
         return {
             "record": record,
+            "story": story(record.timeline, await desk.insight.lookout.list_watchdog_actions(session_id)),
             "session": record.session,
             "is_living": record.session.status != SessionStatus.ENDED,
             "is_active": record.session.status == SessionStatus.ACTIVE,
@@ -96,17 +103,30 @@ def _confirmed(section: Section, desk: Desk, operations: Operations) -> None:
         return Done(f"{PATH}/{visit.places['session_id']}")
 
 
+def story(
+    timeline: Sequence[TimelineEntry], mended: Sequence[OperatorAction]
+) -> list[tuple[TimelineEntry | None, OperatorAction | None]]:
+    """The steps of a session and what the watchdog did to it, newest first, one of the two in each. Of the same millisecond the repair is
+    told as the later one: the step may be what it found."""
+    told: list[tuple[Moment, int, int, TimelineEntry | None, OperatorAction | None]] = [
+        *((milliseconds(step.at), 0, step.version, step, None) for step in timeline),
+        *((action.at, 1, action.action_id, None, action) for action in mended),
+    ]
+    return [(step, action) for *_, step, action in sorted(told, key=lambda each: each[:3], reverse=True)]
+
+
 def slices(accounts: Accounts) -> list[Slice]:
-    """The four accounts side by side; nothing was paid, nothing is drawn."""
+    """The four accounts side by side, told in units in which they add up; nothing was paid, nothing is drawn."""
     parts = {
         "served": accounts.served_ms,
         "refunded": accounts.refunded_ms,
         "forfeited": accounts.forfeited_ms,
         "remaining": accounts.remaining_ms,
     }
+    lengths = in_whole_units(tuple(parts.values()), unit_of(sum(parts.values())))
     found, x = [], 0.0
-    for name, length_ms in parts.items():
+    for (name, length_ms), told_ms in zip(parts.items(), lengths, strict=True):
         width = length_ms / accounts.paid_ms * BAR_WIDTH if accounts.paid_ms else 0.0
-        found.append((name, length_ms, round(x, 2), round(width, 2)))
+        found.append((name, told_ms, round(x, 2), round(width, 2)))
         x += width
     return found

@@ -1,8 +1,8 @@
 """Signing in and out, and setting a password by a one-time link: all that the status page offers to those who are not signed in.
 
-Unknown name, wrong password and an operator without a password get the same answer after the same work. A try is counted before the
-password is looked at, so that many at once find no gap. Signing in always makes a new session, whatever cookie was shown. It must
-never say which names exist, and never sign anybody in by GET. Read next: `halo/net/status/passwords.py`, `halo/store/sign_in_tries.py`.
+Unknown name, wrong password and an operator without a password get the same answer after the same work. Signing in always makes a new
+session, whatever cookie was shown. It must never say which names exist, and never sign anybody in by GET. Read next:
+`halo/net/status/guesses.py`, `halo/net/status/credentials.py`.
 """
 
 from collections.abc import Mapping
@@ -21,13 +21,11 @@ from halo.net.status.credentials import (
     SESSION_COOKIE,
     TOKEN_FIELD,
     form_token,
-    give_cookie,
     new_form_secret,
     require_own_form,
-    shown_cookie,
-    take_cookie,
 )
 from halo.net.status.frame import SIGN_IN_PATH, Frame, go_to, local_path, read_form, sign_in_first
+from halo.net.status.guesses import Guesses
 from halo.net.status.passwords import Passwords
 from halo.operator_account import PASSWORD_CHARACTERS, LinkSpent, check_password
 
@@ -46,6 +44,8 @@ class SignIn:
         self._gatehouse = desk.gatehouse
         self._frame = frame
         self._passwords = passwords
+        self._guesses = Guesses(desk.gatehouse, passwords)
+        self._cookies = frame.cookies
 
     def install(self, app: QuartTrio) -> None:
         """Let `app` serve them."""
@@ -67,37 +67,31 @@ class SignIn:
         name, password = form.get("name", "").strip().lower(), form.get("password", "")
         wanted = local_path(form.get("next"))
         address = request.remote_addr or ""
-        try:
-            taken = await self._gatehouse.tries.take(name, address)
-        except RateLimited:
-            _log.warning("sign_in_throttled", peer=address)
-            raise
-        session_token = await self._open_session(name, password)
+        session_token = await self._open_session(name, password, address)
         if session_token is None:
             _log.warning("sign_in_refused", peer=address)
             context = {"wanted": wanted, "name": name, "refused": REFUSED}
             return self._form("sign_in.html", context, title="Sign in", status=HTTPStatus.UNAUTHORIZED)
-        await self._gatehouse.tries.give_back(taken)
         return await self._enter(session_token, wanted)
 
-    async def _open_session(self, name: str, password: str) -> str | None:
-        if len(password) > PASSWORD_CHARACTERS[1]:
-            password = ""
-        stored = await self._gatehouse.accounts.find_password(name)
-        if not await self._passwords.verify(password, stored) or stored is None:
-            return None
+    async def _open_session(self, name: str, password: str, address: str) -> str | None:
+        try:
+            stored = await self._guesses.judge(name, password, address)
+        except RateLimited:
+            _log.warning("sign_in_throttled", peer=address)
+            raise
         # Only if that is still the password: it may have been changed while this one was being looked at.
-        return await self._gatehouse.sessions.open(name, stored)
+        return None if stored is None else await self._gatehouse.sessions.open(name, stored)
 
     async def _sign_out(self) -> Response:
         form = await read_form()
-        cookie = shown_cookie(SESSION_COOKIE)
+        cookie = self._cookies.shown(SESSION_COOKIE)
         if cookie is None:
             return sign_in_first()
         require_own_form(cookie, form.get(TOKEN_FIELD, ""))
         await self._gatehouse.sessions.close(cookie)
         response = go_to(SIGN_IN_PATH)
-        take_cookie(response, SESSION_COOKIE)
+        self._cookies.take(response, SESSION_COOKIE)
         return response
 
     async def _ask_password(self) -> Response:
@@ -127,17 +121,17 @@ class SignIn:
 
     async def _enter(self, session_token: str, wanted: str) -> Response:
         """With the new session; one that this browser had before ends, and so does the secret of its form."""
-        before = shown_cookie(SESSION_COOKIE)
+        before = self._cookies.shown(SESSION_COOKIE)
         if before is not None:
             await self._gatehouse.sessions.close(before)
         response = go_to(wanted)
-        take_cookie(response, FORM_COOKIE)
-        give_cookie(response, SESSION_COOKIE, session_token)
+        self._cookies.take(response, FORM_COOKIE)
+        self._cookies.give(response, SESSION_COOKIE, session_token)
         return response
 
     async def _own_form(self) -> Mapping[str, str]:
         form = await read_form()
-        require_own_form(shown_cookie(FORM_COOKIE), form.get(TOKEN_FIELD, ""))
+        require_own_form(self._cookies.shown(FORM_COOKIE), form.get(TOKEN_FIELD, ""))
         return form
 
     def _password_form(self, link_token: str, name: str, refusal: Refusal | None = None) -> Response:
@@ -147,10 +141,10 @@ class SignIn:
 
     def _form(self, template: str, context: Mapping[str, Any], *, title: str, status: int = HTTPStatus.OK) -> Response:
         """A form for somebody who is not signed in, with a token of its own."""
-        secret = shown_cookie(FORM_COOKIE) or new_form_secret()
+        secret = self._cookies.shown(FORM_COOKIE) or new_form_secret()
         response = self._frame.render(
             template, {**context, "csrf_token": form_token(secret)}, title=title, status=status
         )
-        if shown_cookie(FORM_COOKIE) is None:
-            give_cookie(response, FORM_COOKIE, secret)
+        if self._cookies.shown(FORM_COOKIE) is None:
+            self._cookies.give(response, FORM_COOKIE, secret)
         return response

@@ -13,6 +13,7 @@ import msgspec
 
 from halo.clock import Moment, rfc3339
 from halo.net.status.wording import NOTHING, count, duration, moment, words
+from halo.watch import WATCHES, Repair
 
 _SECOND, _MINUTE, _HOUR, _DAY = 1_000, 60_000, 3_600_000, 86_400_000
 
@@ -38,6 +39,63 @@ CAUSES: Final[Mapping[str, str]] = {
     "no_mitra": "no other mitra was found",
     "no_owner": "no node had kept its clock, and the time was given back",
 }
+
+
+DECIDERS: Final[Mapping[str, tuple[str, str]]] = {
+    "answered": ("the mitra", ""),
+    "timeout": ("the policy", ", because nobody answered"),
+    "safeguard": ("the safeguard", ", because the mitra was not there"),
+    "cancelled": ("the customer", ", who took it back"),
+    "session_ended": ("the end of the session", ""),
+    "payment_failed": ("a payment that failed", ""),
+}
+"""Who decided about an extension, and why not the mitra; by what stands in its row."""
+
+REPAIRS: Final[Mapping[str, str]] = {
+    Repair.TAKE_UP: "a node took the session up, which nobody kept",
+    Repair.NUDGE: "the session's actor was told to look at what is due",
+    Repair.REVIVE: "the parked actor got one more attempt",
+    Repair.RESTORE_SEARCHES: "a search that nobody kept was taken up",
+    Repair.REOPEN_SEARCH: "a search for another mitra was opened anew",
+    Repair.CLOSE_SEARCH: "a search that had outlived its session was closed",
+    Repair.CANCEL_EXTENSION: "a stray request for more time was cancelled",
+    Repair.FAIL_PAYMENT: "a payment that had stayed undecided failed",
+    Repair.ADD_REFUND: "a refund that was missing was written",
+    Repair.REFRESH_CAPACITY: "Valkey was told anew how many sessions the mitra has",
+    Repair.RESEED_MIRROR: "Valkey was told anew who is there",
+}
+"""What the watchdog did, as half a sentence."""
+
+
+def decider(text: str) -> str:
+    """Who decided about an extension."""
+    return DECIDERS[text][0] if text in DECIDERS else words(text)
+
+
+def why_decided(text: str) -> str:
+    """What is to be said behind the decider."""
+    return DECIDERS[text][1] if text in DECIDERS else ""
+
+
+def repair(action: str) -> str:
+    """What the watchdog did."""
+    return REPAIRS.get(action, words(action))
+
+
+def found(details: Any) -> str:
+    """What the watchdog had found; rows from before it wrote that down say nothing."""
+    because = details.get("because") if isinstance(details, Mapping) else None
+    if because is None:
+        return "what it found was not written down"
+    watch = WATCHES.get(str(because))
+    return words(str(because)) if watch is None else f"{words(watch.name)}: {watch.sentence}"
+
+
+def without_cause(details: Any) -> Any:
+    """The evidence of a repair: what it says besides why, and besides the session on whose page it stands."""
+    if not isinstance(details, Mapping):
+        return details
+    return {name: value for name, value in details.items() if name not in {"because", "session_id"}}
 
 
 def cause(text: str) -> str:
@@ -79,6 +137,12 @@ _EVIDENCE: Final[Mapping[str, Callable[[Any], str]]] = {
         status: partial(_offers, status)
         for status in ("open", "accepted", "declined", "taken", "cancelled", "timed_out")
     },
+    "remaining_ms": lambda value: f"{duration(value)} of paid time were left",
+    "grace_left_ms": lambda value: f"{duration(value)} of the grace were left",
+    "asked_at": lambda value: f"asked at {_exact(value)}",
+    "decided_at": lambda value: f"decided at {_exact(value)}",
+    "payment_status": lambda value: f"its payment was {words(str(value))}",
+    "time_left": lambda value: f"the time left was {value}",
     "by": lambda value: f"by the {value}",
 }
 
@@ -162,6 +226,11 @@ def _about(length_ms: int) -> str | None:
 
 FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     "cause": cause,
+    "decider": decider,
+    "why_decided": why_decided,
+    "repair": repair,
+    "found": found,
+    "without_cause": without_cause,
     "evidence": evidence,
     "ids_in": ids,
     "iso": iso,

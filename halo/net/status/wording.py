@@ -20,6 +20,11 @@ def clock_time(text: str | None) -> str:
     return NOTHING if text is None else text[11:19]
 
 
+def unit_of(milliseconds: int) -> int:
+    """The smallest length that `duration` tells of one so long: 1 s, 100 ms or 1 ms."""
+    return 1_000 if milliseconds >= 60_000 else 100 if milliseconds >= 1_000 else 1
+
+
 def duration(milliseconds: int | None) -> str:
     """`1 h 02 min 03 s`, `4 min 05 s`, `12.3 s`, `180 ms`."""
     if milliseconds is None:

@@ -3,7 +3,8 @@
 // A live part is an element with an id and data-live="<seconds>". All parts of a page are renewed by one fetch of the page's own
 // address, and only while somebody can see it. The header says that no person asked, so that a page left open signs nobody's session
 // on for ever; when the answer leads elsewhere (signed out), the whole page follows. After each renewal the event "halo:renewed" is
-// sent to the document, for scripts that draw. A part with the focus inside is left alone, so that nothing is pulled from under a hand.
+// sent to the document, for scripts that draw. While a store is away an open page keeps what it shows and says why it is not renewed; the
+// page that says so itself (#away) is left for what was asked for as soon as there is an answer. A part with the focus inside is left alone, so that nothing is pulled from under a hand.
 "use strict";
 
 const parts = () => [...document.querySelectorAll("[data-live][id]")];
@@ -14,8 +15,14 @@ const renew = async () => {
     location.reload();
     return;
   }
-  if (!answer.ok) throw new Error(`answered ${answer.status}`);
   const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+  const [away, wasAway] = [fresh, document].map((page) => page.getElementById("away"));
+  if (!answer.ok && !away) throw new Error("");
+  if (away && !wasAway) throw new Error(away.textContent);
+  if (wasAway && (!away || away.textContent !== wasAway.textContent)) {
+    location.reload();
+    return;
+  }
   for (const part of parts()) {
     const next = fresh.getElementById(part.id);
     if (next && !part.contains(document.activeElement)) part.replaceWith(document.adoptNode(next));
@@ -23,7 +30,8 @@ const renew = async () => {
   document.dispatchEvent(new CustomEvent("halo:renewed"));
 };
 
-const say = (stale) => {
+const say = (stale, why = "") => {
+  document.getElementById("why-stale").textContent = why;
   document.getElementById("stale").hidden = !stale;
 };
 
@@ -34,8 +42,8 @@ const live = async () => {
     try {
       await renew();
       say(false);
-    } catch {
-      say(true);
+    } catch (trouble) {
+      say(true, trouble instanceof TypeError ? "halo does not answer." : trouble.message);
     }
   }
   setTimeout(live, seconds * 1000);

@@ -35,7 +35,14 @@ ON CONFLICT (name) DO UPDATE SET link_hash = excluded.link_hash, expires_at = ex
 -- name: find_invited
 SELECT name FROM operator_links WHERE link_hash = %(link_hash)s AND expires_at > at(%(at)s)
 
+-- name: lock_invited
+-- The operator's row before the link's, as whoever invites, resets or removes her does: so no two wait for each other.
+SELECT name FROM operators
+WHERE name = (SELECT l.name FROM operator_links l WHERE l.link_hash = %(link_hash)s AND l.expires_at > at(%(at)s))
+FOR UPDATE
+
 -- name: spend_link
+-- After the lock: it may have been replaced while that was waited for.
 DELETE FROM operator_links WHERE link_hash = %(link_hash)s AND expires_at > at(%(at)s) RETURNING name
 
 -- name: revoke_link

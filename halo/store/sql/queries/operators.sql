@@ -13,7 +13,8 @@ SELECT
     m.total AS mitras_total, m.deactivated AS mitras_deactivated,
     (SELECT count(*) FROM pairings WHERE status = 'searching') AS pairings_searching,
     (SELECT coalesce(jsonb_object_agg(cause, count ORDER BY cause), '{}') FROM (
-        SELECT cause, count(*) AS count FROM pairing_failures WHERE at > at(%(now)s) - interval '24 hours' GROUP BY cause
+        SELECT cause, count(*) AS count FROM pairing_failures
+        WHERE at > at(%(now)s) - interval '24 hours' AND extension_id IS NULL GROUP BY cause
     ) f) AS pairing_failures_24h,
     (SELECT coalesce(jsonb_object_agg(currency, amount), '{}') FROM (
         SELECT currency, sum(amount)::bigint AS amount FROM refunds WHERE status = 'due' GROUP BY currency
@@ -84,9 +85,10 @@ ORDER BY created_at DESC, refund_id DESC
 LIMIT %(limit)s
 
 -- name: list_failures
+-- Of searches only. What became of an extension stands in its own row, with who decided.
 SELECT failure_id, cause, pairing_id, session_id, extension_id, customer_id, mitra_id, evidence, at
 FROM pairing_failures
-WHERE failure_id < coalesce(%(cursor)s::bigint, 9223372036854775807)
+WHERE extension_id IS NULL AND failure_id < coalesce(%(cursor)s::bigint, 9223372036854775807)
 ORDER BY failure_id DESC
 LIMIT %(limit)s
 
