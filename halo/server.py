@@ -6,7 +6,6 @@ Read next: `halo/actors/registry.py`.
 """
 
 import contextlib
-import gc
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -24,6 +23,7 @@ from halo.actors.pairing import PairingDesk
 from halo.actors.registry import Registry
 from halo.actors.supervisor import RestartBudget, keep
 from halo.clock import Clock, SystemClock
+from halo.collector import LOOK_SECONDS, keep_the_young_few, spare_the_old
 from halo.errors import StoreUnavailable
 from halo.net.admission import UNAUTHENTICATED_AT_MOST, Gate, connections_affordable
 from halo.net.api import create_api
@@ -33,6 +33,7 @@ from halo.net.guard import BindMalformed, BindRefused, Door, PublicBindRefused, 
 from halo.net.http import serve_http
 from halo.net.operators import create_admin
 from halo.net.outgoing import open_outgoing
+from halo.net.reader import Reader
 from halo.net.service_account import CredentialsUnusable
 from halo.net.status.first_operator import admit_first, link_of
 from halo.net.status.passwords import Passwords
@@ -94,10 +95,12 @@ class Server:
         self._revocations_since = clock.now() - (settings.access_token_seconds + 60) * 1000
         """What was revoked before has no living access token any more."""
         self._taking_up = trio.Lock()
+        self._regained = trio.Event()
+        """The lease was lost for a moment: whose sessions are whose is asked at once."""
         self._ready = False
         self._draining = False
         self._state = State(is_ready=lambda: self._ready, is_draining=lambda: self._draining)
-        self._flusher = Flusher()
+        self._flusher, self._reader = Flusher(), Reader()
         room, per_address = connections_affordable(), settings.connections_per_address
         self._doors = {
             "ws": self._door(room, per_address, settings.handshakes_per_s),
@@ -146,7 +149,7 @@ class Server:
             self._start_background(daemons, registry, pairings, history)
             async with trio.open_nursery() as conversations:
                 api = create_api(desk)
-                doorkeeper = parts.doorkeeper(registry, pairings, self._state)
+                doorkeeper = parts.doorkeeper(registry, pairings, self._state, self._reader)
                 await self._listen(conversations, api, doorkeeper, registry, addresses, announce)
                 conversations.cancel_scope.cancel()
             watched_stop.set()
@@ -174,8 +177,13 @@ class Server:
     async def _start_daemons(self, nursery: trio.Nursery, registry: Registry) -> None:
         """What must run before the first session is restored."""
         await nursery.start(self._flusher.serve, name="daemon flusher")
+        await nursery.start(self._reader.serve, name="daemon reader")
         await nursery.start(
-            self.parts.lease.serve, registry.credit_downtime, registry.owes_downtime, name="daemon lease"
+            self.parts.lease.serve,
+            registry.credit_downtime,
+            registry.owes_downtime,
+            self._look_at_once,
+            name="daemon lease",
         )
         await nursery.start(self.parts.connections.serve, name="daemon keepalive")
         journal = partial(keep, self.parts.journal.serve, "journal", DAEMON_BUDGET, self.parts.upkeeps)
@@ -220,15 +228,27 @@ class Server:
         """Configuration, revocations, sessions with their timers, searches (S33–S34)."""
         await self.parts.configuration.load()
         await self._look_for_revocations()
+        await self.parts.lease.list_newly_dead()  # the seed that follows knows all that they have committed
         restored = await registry.restore()
         log.info("restored", sessions=restored, searches=await pairings.restore())
 
     async def _take_up_orphans(self, registry: Registry, pairings: PairingDesk) -> NoReturn:
-        """Sessions and searches of dead nodes."""
+        """Sessions and searches of dead nodes, and of this one, when its lease was away; what the dead left wrong in the mirror (A1)."""
+        reseed_due = False
         while True:
             with contextlib.suppress(StoreUnavailable):  # tried again in five seconds
                 await self._take_up(registry, pairings)
-            await trio.sleep(TAKE_UP_SECONDS)
+                if dead := await self.parts.lease.list_newly_dead():
+                    log.info("nodes_found_dead", nodes=dead)
+                    reseed_due = True
+            if reseed_due:
+                reseed_due = (await self.parts.reseed.run()).error is not None
+            with trio.move_on_after(TAKE_UP_SECONDS):
+                await self._regained.wait()
+            self._regained = trio.Event()
+
+    def _look_at_once(self) -> None:
+        self._regained.set()
 
     async def _take_up(self, registry: Registry, pairings: PairingDesk) -> tuple[int, int]:
         """How many sessions and searches were taken; one at a time, or the second would take the first one's catch for strays."""
@@ -307,7 +327,7 @@ class Server:
             self.parts.settings.drain_seconds / 2
         ):  # everybody is told when to return, also when one actor hangs
             await registry.drain()
-        connections.send_all_away(0, RECONNECT_SPREAD_MS, "draining")
+        await connections.send_all_away(0, RECONNECT_SPREAD_MS, "draining")
         await connections.wait_empty()
 
 
@@ -335,6 +355,13 @@ async def open_server(
             yield Server(settings, db, mirror, lease, clock), origins
 
 
+async def collect_often() -> NoReturn:
+    """A little garbage collection at a time, so that there is never much."""
+    while True:
+        await trio.sleep(LOOK_SECONDS)
+        keep_the_young_few()
+
+
 async def serve(settings: Settings, announce: Callable[[dict[str, Any]], None], invite: Callable[[str], None]) -> None:
     """`halo serve`: until SIGTERM or SIGINT. What `announce` and `invite` are for, `Server.run` says."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -346,12 +373,10 @@ async def serve(settings: Settings, announce: Callable[[dict[str, Any]], None], 
                     server.stop.set()
 
             def ready(addresses: Mapping[str, str]) -> None:
-                # What is there by now stays. Looked through again and again, modules and restored sessions would stop everybody
-                # for 30 ms and more whenever a sweep reads many rows.
-                gc.collect()
-                gc.freeze()
+                spare_the_old()
                 announce({"event": "ready", **addresses, "pid": os.getpid(), **origins})
 
             nursery.start_soon(stop_on_signal, name="signals")
+            nursery.start_soon(collect_often, name="garbage collection")
             await server.run(ready, invite)
             nursery.cancel_scope.cancel()

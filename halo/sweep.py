@@ -16,6 +16,9 @@ SweepName = Literal["auto_offline", "heartbeat_mirror", "reseed"]
 WaitsFor = Literal["warm_up", "second_opinion"]
 """Why a run that could have set somebody offline did not."""
 
+FIRST_RUN: Final[Mapping[SweepName, float]] = {"auto_offline": 1, "heartbeat_mirror": 5 / 6, "reseed": 14 / 15}
+"""After which part of its interval each runs for the first time: with the intervals of the specification (30, 60 and 300 s) never two of a
+node within ten seconds. Together they would read and write the same mitras at once, every time."""
 DOUBTED_ABOVE: Final = 10
 """So many may go offline at once without a second look: a network that is down takes a handful with it (A3)."""
 DOUBTED_SHARE: Final = 0.2

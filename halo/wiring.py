@@ -39,6 +39,7 @@ from halo.net.lobby import Lobby
 from halo.net.outgoing import Outgoing, trust, trust_nobody
 from halo.net.presence import Presence
 from halo.net.push import PushCourier, PushLog
+from halo.net.reader import Reader
 from halo.net.refunds_out import RefundCourier
 from halo.net.service_account import AccessTokens, load_service_account
 from halo.net.status.insight import Insight, Parked
@@ -177,6 +178,7 @@ class Parts:
         self.searches = SearchStates(db)
         self.readings = Readings(self.pairings, self.searches)
 
+        self.reseed = Sweep("reseed", Reseed(mirror), settings.valkey_online_mirror_sweep_seconds, clock)
         self.sweeps = self._make_sweeps(SweepRows(db))
         self.watch = WatchReport(settings.watchdog_seconds)
         self.outbox = Outbox(db, lease.node_id, clock)
@@ -198,7 +200,7 @@ class Parts:
         return (
             Sweep("auto_offline", auto_offline, settings.mitra_auto_offline_sweep_seconds, clock),
             Sweep("heartbeat_mirror", HeartbeatMirror(mirror, rows), settings.heartbeat_mirror_interval_seconds, clock),
-            Sweep("reseed", Reseed(mirror), settings.valkey_online_mirror_sweep_seconds, clock),
+            self.reseed,
         )
 
     def _make_available(self) -> AvailableMitras:
@@ -279,7 +281,7 @@ class Parts:
         minute_ms = round(self.settings.minute_seconds * 1000)
         return DeskPorts(search=search, pairings=rows, orphans=rows, answers=offers, offers=offers, minute_ms=minute_ms)
 
-    def doorkeeper(self, registry: Registry, pairings: PairingDesk, state: State) -> Doorkeeper:
+    def doorkeeper(self, registry: Registry, pairings: PairingDesk, state: State, reader: Reader) -> Doorkeeper:
         limits = Limits(messages_per_10s=self.settings.messages_per_10s, bytes_per_s=self.settings.bytes_per_s)
         chat = ChatRoom(
             clock=self.clock, tokens=self.tokens, limits=limits, history=self.sessions, connections=self.connections
@@ -302,6 +304,7 @@ class Parts:
             actors=registry,
             chat=chat,
             lobby=lobby,
+            reader=reader,
             is_draining=state.is_draining,
             refused=self.handshakes_refused,
         )
@@ -343,6 +346,7 @@ class Parts:
             crashed=registry.upkeeps.list,
             parked=lambda: [parked(actor.session.session_id) for actor in registry if actor.is_parked],
             revive=registry.revive,
+            watch=self.watch,
             heard_since=lambda: self.clock.now() - silent_after_ms,
         )
 

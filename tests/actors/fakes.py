@@ -8,7 +8,7 @@ also not what is under way.
 
 import json
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, assert_never
@@ -17,6 +17,7 @@ from uuid import uuid4
 import trio
 
 from halo import protocol
+from halo.accounts import Charge, spread
 from halo.actors.commands import Said, View
 from halo.actors.ports import MessageRow, Meters, Ports
 from halo.actors.registry import Registry
@@ -168,6 +169,12 @@ class TakenUpRow:
 
 
 @dataclass(frozen=True, slots=True)
+class DifferencesFound:
+    strays: list[TakenUpRow]
+    lost: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class MitraRow:
     """A mitra's room; one of whom no test has said anything is active and has plenty."""
 
@@ -312,9 +319,7 @@ class Tables:
                     if payment.is_extension and payment.session_id == effect.session_id:
                         self._fail(payment.payment_request_id, FailureCause.SESSION_ENDED.value, effect.session_id)
             case RefundTimeLeft():
-                row = RefundRow(after.session_id, after.end_reason or decided.cause, effect.amount, effect.refunded_ms)
-                self._require(effect.payment_request_id in self.payments)
-                self.refunds[effect.payment_request_id, "time_left"] = row
+                self._give_back(effect, decided)
             case OpenExtension():
                 self._open_extension(effect.extension)
             case ResolveExtension():
@@ -344,6 +349,16 @@ class Tables:
         self.payments[payment.payment_request_id] = spent
         row = LedgerRow(after.session_id, effect.type, payment.amount, payment.duration_minutes)
         self.ledger[payment.payment_request_id] = row
+
+    def _give_back(self, effect: RefundTimeLeft, decided: Step) -> None:
+        after = decided.session
+        rows = reversed(self.ledger.items())
+        charges = [Charge(id_, row.amount) for id_, row in rows if row.session_id == after.session_id]
+        for share in spread(effect.amount, effect.refunded_ms, charges):
+            self._require((share.payment_request_id, "time_left") not in self.refunds)
+            cause = after.end_reason or decided.cause
+            row = RefundRow(after.session_id, cause, share.amount, share.refunded_ms)
+            self.refunds[share.payment_request_id, "time_left"] = row
 
     def _fail(self, payment_request_id: str, cause: str, session_id: str) -> None:
         payment = self.payments[payment_request_id]
@@ -538,11 +553,21 @@ class FakeNode:
 
     # ---- SessionRows
 
-    async def commit(self, before: Session, decided: Step, operation_id: str, present: frozenset[Party]) -> None:
+    async def commit(
+        self,
+        before: Session,
+        decided: Step,
+        operation_id: str,
+        present: frozenset[Party],
+        decide_again: Callable[[], Step] | None = None,
+    ) -> Step:
         async with self._call("commit"):
-            draft, after = self.database.tables.copy(), decided.session
+            draft = self.database.tables.copy()
             for effect in decided.effects:
                 draft.move_search(effect, before)
+            if decide_again is not None and any(isinstance(effect, WinOffer) for effect in decided.effects):
+                decided = decide_again()
+            after = decided.session
             row = draft.sessions.get(after.session_id)
             if (
                 row is None
@@ -559,6 +584,7 @@ class FakeNode:
             for effect in decided.effects:
                 draft.apply(effect, decided, present)
             self.database.tables = draft
+        return decided
 
     async def load(self, session_id: str) -> StoredRow | None:
         async with self._call("load"):
@@ -648,12 +674,18 @@ class FakeNode:
             return taken
         raise AssertionError("unreachable")
 
-    async def list_strays(self, kept: Collection[str]) -> list[TakenUpRow]:
-        async with self._call("list_strays"):
-            own = [row for row in self.database.tables.sessions.values() if row.owner == self.owner]
-            living = [row for row in own if row.session.status is not SessionStatus.ENDED]
-            found = [(self._stored(row.session.session_id), row.updated_at) for row in living]
-            return [TakenUpRow(stored, at) for stored, at in found if stored and stored.session.session_id not in kept]
+    async def compare(self, kept: Mapping[str, int]) -> DifferencesFound:
+        async with self._call("compare"):
+            own = {
+                (row.session.session_id, row.session.epoch): row
+                for row in self.database.tables.sessions.values()
+                if row.owner == self.owner and row.session.status is not SessionStatus.ENDED
+            }
+            strays = [(self._stored(key[0]), row.updated_at) for key, row in own.items() if key not in kept.items()]
+            return DifferencesFound(
+                [TakenUpRow(stored, at) for stored, at in strays if stored],
+                {session_id: epoch for session_id, epoch in kept.items() if (session_id, epoch) not in own},
+            )
         raise AssertionError("unreachable")
 
     async def list_living_of(self, user_id: str) -> list[str]:

@@ -618,8 +618,9 @@ class Oracle:
         self._world.figures.counts["takeovers"] += len(assigned)
         if session.end_reason is EndReason.NO_MITRA:
             self._world.figures.counts["nobody found"] += 1
-            refunded = (session.payment_request_id, "time_left") in self._database.tables.refunds
-            require(refunded == (session.refunded_ms > 0), "time left, and no refund (M6)")
+            time_left = (row for (_, kind), row in self._database.tables.refunds.items() if kind == "time_left")
+            refunded_ms = sum(row.refunded_ms for row in time_left if row.session_id == session.session_id)
+            require(refunded_ms == session.refunded_ms, "time left, and no refund of it (T1)")
 
     def _check_money(self, session: Session) -> None:
         tables = self._database.tables
@@ -634,6 +635,8 @@ class Oracle:
             payment = tables.payments[id_]
             require(payment.status is PaymentStatus.CONSUMED, "charged, but not consumed (M1)")
             require((payment.amount, payment.duration_minutes) == (row.amount, row.duration_minutes), "the sum (M4)")
+            given_back = sum(back.amount for (of, _), back in tables.refunds.items() if of == id_)
+            require(given_back <= row.amount, "more was given back than was charged")
         accepted = 0
         for extension, decided_by in tables.extensions.values():
             if extension.session_id != session.session_id:

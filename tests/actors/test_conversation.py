@@ -210,6 +210,22 @@ async def test_while_the_store_stays_away_everyone_is_told_and_nothing_is_lost_o
         assert [body for _, body in chat.mitra.bodies()] == ["body of m0", "body of m1"]
 
 
+async def test_catching_up_ends_where_the_session_was_known_to_be_its_own(autojump_clock: MockClock) -> None:
+    """What lies behind may be said to another mitra, on another node (X1)."""
+    async with open_house() as house:
+        chat = await house.opens()
+        held = trio.Event()
+        house.node.fails("append", UNKNOWN)
+        house.node.fails("list_messages", Fault(held=held))
+        chat.says(chat.customer, "m1")
+        await trio.sleep(1)
+        rows = house.database.messages[chat.session_id]
+        rows.append(Message(2, "mitra:2", "s1", "for the customer alone", house.clock.now()))
+        held.set()
+        await wait_all_tasks_blocked()
+        assert chat.mitra.bodies() == [(1, "body of m1")]
+
+
 async def test_ids_that_cannot_be_looked_up_mean_that_nothing_was_written(autojump_clock: MockClock) -> None:
     async with open_house() as house:
         chat = await house.opens()

@@ -3,6 +3,7 @@
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from halo.effects import Step
 from halo.session import SessionStatus
 from halo.trace import Trace, current_trace, following
 from tests.actors.fakes import UNKNOWN, open_house
@@ -42,9 +43,9 @@ async def test_an_actor_does_not_go_on_in_the_trace_that_it_was_started_in(autoj
     async with open_house() as house:
         real = house.node.commit
 
-        async def commit(*args: object) -> None:
+        async def commit(*args: object) -> Step:
             seen.append(current_trace())
-            await real(*args)  # type: ignore[arg-type]
+            return await real(*args)  # type: ignore[arg-type]
 
         house.node.commit = commit  # type: ignore[method-assign,assignment]
         opening, asking = Trace.begun(), Trace.begun()

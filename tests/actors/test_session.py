@@ -12,6 +12,7 @@ from halo.actors.alarm import AWAY_RETRY_MS
 from halo.actors.decider import OVERTAKEN_MAX
 from halo.actors.ports import UNASKED_AT_ONCE
 from halo.config import TimeoutAction
+from halo.effects import Step
 from halo.errors import (
     Busy,
     ExtensionResolved,
@@ -775,13 +776,14 @@ async def test_of_many_deadlines_at_once_only_some_are_under_way(autojump_clock:
         under_way, most = 0, 0
         commit = house.node.commit
 
-        async def counted(*args: Any) -> None:
+        async def counted(*args: Any) -> Step:
             nonlocal under_way, most
             under_way += 1
             most = max(most, under_way)
             await trio.sleep(1)
-            await commit(*args)
+            committed = await commit(*args)
             under_way -= 1
+            return committed
 
         house.node.commit = counted  # type: ignore[method-assign, assignment]
         await trio.sleep(60.5)

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import trio
@@ -13,7 +14,7 @@ from halo.actors.supervisor import RestartBudget, keep
 from halo.actors.sweeps import AutoOffline, HeartbeatMirror, Reseed, Sweep
 from halo.clock import Moment
 from halo.errors import StoreUnavailable
-from halo.sweep import MirrorUnavailable, Swept
+from halo.sweep import MirrorUnavailable, SweepName, Swept
 from tests.actors.fakes import Broken
 
 BEGIN: Moment = 1_795_464_900_000
@@ -44,9 +45,12 @@ class World:
     """Heartbeats in Postgres."""
     valkey_away = postgres_away = False
     statements: int = 0
-    versions: int = 0
+    presence: dict[str, int] = field(default_factory=dict)
+    """In Postgres: how often it was said whether she is there."""
     meanwhile: Callable[[], None] | None = None
     """Happens between Postgres' commit and the mirror."""
+    before_taking_back: Callable[[], None] | None = None
+    """Happens between the mirror and Postgres' second commit."""
     drift: dict[str, int] = field(default_factory=dict)
 
     # ---- the mirror
@@ -64,14 +68,20 @@ class World:
     def pages_online(self) -> "Pages":
         return Pages(self)
 
-    async def swept_offline(self, seen: Mapping[str, Moment]) -> list[str]:
+    async def swept_offline(self, seen: Mapping[str, Moment]) -> Mapping[str, Moment]:
         await self._reach_valkey()
         if self.meanwhile is not None:
             self.meanwhile()
-        stay = [mitra_id for mitra_id, at in seen.items() if (self.beats.get(mitra_id) or 0) > at]
-        for mitra_id in seen.keys() - set(stay):
+        heard = {mitra_id: self.beats.get(mitra_id) or 0 for mitra_id in seen}
+        stay = {mitra_id: beat for mitra_id, beat in heard.items() if beat > seen[mitra_id]}
+        for mitra_id in seen.keys() - stay.keys():
             self.beats.pop(mitra_id, None)
+        if self.before_taking_back is not None:
+            self.before_taking_back()
         return stay
+
+    async def went_online_all(self, heard: Mapping[str, Moment]) -> None:
+        self.beats |= heard
 
     async def reseed(self) -> tuple[int, Mapping[str, int]]:
         await self._reach_valkey()
@@ -87,14 +97,16 @@ class World:
     async def set_offline(self, seen: Mapping[str, Moment]) -> "Done":
         await self._reach_postgres()
         changed = {m for m, at in seen.items() if m in self.online and self.known.get(m, 0) <= at}
-        self.online -= changed
-        self.versions += 1
-        return Done([m for m in seen if m not in self.online], dict.fromkeys(changed, str(self.versions)))
+        for mitra_id in changed:
+            self.say(mitra_id, online=False)
+        return Done([m for m in seen if m not in self.online], {m: self.presence[m] for m in changed})
 
-    async def set_online_again(self, row_versions: Mapping[str, str]) -> int:
+    async def set_online_again(self, presence_versions: Mapping[str, int]) -> list[str]:
         await self._reach_postgres()
-        self.online |= row_versions.keys()
-        return len(row_versions)
+        back = [m for m, version in presence_versions.items() if self.presence[m] == version]
+        for mitra_id in back:
+            self.say(mitra_id, online=True)
+        return back
 
     async def record_heartbeats(self, beats: Mapping[str, Moment]) -> int:
         await self._reach_postgres()
@@ -110,6 +122,10 @@ class World:
 
     # ---- people
 
+    def say(self, mitra_id: str, *, online: bool) -> None:
+        (self.online.add if online else self.online.discard)(mitra_id)
+        self.presence[mitra_id] = self.presence.get(mitra_id, 0) + 1
+
     def come(self, *mitra_ids: str, ago_ms: int = 0) -> None:
         for mitra_id in mitra_ids:
             self.online.add(mitra_id)
@@ -119,7 +135,7 @@ class World:
 @dataclass
 class Done:
     offline: list[str]
-    row_versions: dict[str, str]
+    presence_versions: dict[str, int]
 
 
 class Pages:
@@ -226,6 +242,33 @@ async def test_who_went_offline_by_herself_is_taken_from_the_mirror_and_not_brou
     world.meanwhile = lambda: world.beats.update(gone=world.clock.now())
     assert (await sweep.run()).rows == 0
     assert world.online == set()
+
+
+async def test_who_goes_offline_by_herself_before_it_is_taken_back_stays_offline(
+    autojump_clock: MockClock, world: World
+) -> None:
+    sweep = await warmed(world)
+    world.come("gone", "back", ago_ms=STALE_MS + 1)
+    world.meanwhile = lambda: world.beats.update(gone=world.clock.now(), back=world.clock.now())
+
+    def goes() -> None:
+        world.say("gone", online=False)
+        del world.beats["gone"]
+
+    world.before_taking_back = goes
+    assert (await sweep.run()).rows == 1
+    assert (world.online, set(world.beats)) == ({"back"}, {"back"})
+
+
+async def test_a_reseed_in_between_does_not_cost_her_the_mirror(autojump_clock: MockClock, world: World) -> None:
+    """It has believed Postgres, who called her offline; the mirror gets her back with the ping that was taken, no other moment (A4)."""
+    sweep = await warmed(world)
+    world.come("pinging", ago_ms=STALE_MS + 1)
+    pinged_at = world.clock.now() - 1
+    world.meanwhile = lambda: world.beats.update(pinging=pinged_at)
+    world.before_taking_back = world.beats.clear
+    assert (await sweep.run()).rows == 0
+    assert (world.online, world.beats) == ({"pinging"}, {"pinging": pinged_at})
 
 
 async def test_a_mirror_that_is_not_trusted_sets_nobody_offline_and_has_to_warm_up_again(
@@ -413,17 +456,38 @@ async def kept(sweep: Sweep) -> AsyncIterator[None]:
         nursery.cancel_scope.cancel()
 
 
+async def test_no_two_sweeps_of_a_node_run_within_ten_seconds_of_each_other(
+    autojump_clock: MockClock, world: World
+) -> None:
+    """As long as the specification's intervals are kept: they read and write the same mitras."""
+
+    class Noting:
+        async def run(self) -> Swept:
+            ran.append(trio.current_time())
+            return Swept(rows=0)
+
+    ran: list[float] = []
+    intervals: dict[SweepName, float] = {"auto_offline": 30.0, "heartbeat_mirror": 60.0, "reseed": 300.0}
+    async with trio.open_nursery() as nursery:
+        for name, seconds in intervals.items():
+            nursery.start_soon(Sweep(name, Noting(), seconds, world.clock).serve)
+        await trio.sleep(1_000.5)
+        nursery.cancel_scope.cancel()
+    assert len(ran) == 33 + 16 + 3
+    assert min(after - before for before, after in pairwise(ran)) > 9.9
+
+
 async def test_the_report_tells_when_it_ran_what_it_wrote_and_what_failed(
     autojump_clock: MockClock, world: World
 ) -> None:
     sweep = heartbeat_mirror(world)
     async with kept(sweep):
-        await trio.sleep(59)
+        await trio.sleep(49)
         assert (sweep.report.runs, sweep.report.last_run_at) == (0, None)
         world.pings = {"a": BEGIN}
         await trio.sleep(2)
         assert (sweep.report.runs, sweep.report.rows, sweep.report.error) == (1, 1, None)
-        assert sweep.report.last_run_at == BEGIN + 60_000
+        assert sweep.report.last_run_at == BEGIN + 50_000
         world.postgres_away = True
         world.pings = {"a": BEGIN + 1}
         await trio.sleep(60)
@@ -451,7 +515,7 @@ async def test_a_sweep_that_crashes_says_so_and_is_run_again_by_its_supervisor(
 ) -> None:
     sweep = Sweep("reseed", Crashing(2), 10.0, world.clock)
     async with kept(sweep):
-        await trio.sleep(25)
+        await trio.sleep(24)
         assert (sweep.report.runs, sweep.report.failures) == (2, 2)
         assert str(sweep.report.error) != "None"
         await trio.sleep(10)

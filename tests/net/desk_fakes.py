@@ -453,11 +453,25 @@ class Said:
 
 
 @dataclass
+class Page:
+    messages: Sequence[Said]
+    last_seq: int
+
+
+@dataclass
 class FakeMessages:
+    readers: set[str] = field(default_factory=lambda: {CUSTOMER, MITRA})
     rows: list[Said] = field(default_factory=lambda: [Said(n, "customer", f"c{n}", f"hello {n}") for n in (1, 2, 3)])
 
     async def list_messages(self, session_id: str, after_seq: int, limit: int) -> Sequence[Said]:
         return [row for row in self.rows if row.seq > after_seq][:limit]
+
+    async def list_messages_to(self, reader_id: str, session_id: str, after_seq: int, limit: int) -> Page:
+        if reader_id not in self.readers:
+            raise NotFound
+        return Page(
+            await self.list_messages(session_id, after_seq, limit), max((row.seq for row in self.rows), default=0)
+        )
 
 
 @dataclass

@@ -69,9 +69,9 @@ class Provider:
     assertions: list[str] = field(default_factory=list)
 
     async def serve(self, *, task_status: trio.TaskStatus[list[trio.SocketListener]]) -> None:
-        await trio.serve_tcp(self._converse, 0, host="127.0.0.1", task_status=task_status)
+        await trio.serve_tcp(self.converse, 0, host="127.0.0.1", task_status=task_status)
 
-    async def _converse(self, stream: trio.SocketStream) -> None:
+    async def converse(self, stream: trio.SocketStream) -> None:
         try:
             request = await _receive(stream)
             if request is None:

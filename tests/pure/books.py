@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import assert_never
 from uuid import UUID
 
+from halo.accounts import Charge, spread
 from halo.config import TimeoutAction
 from halo.effects import (
     CloseSearch,
@@ -115,9 +116,7 @@ class Books:
             case FailUnusedPayments():
                 self._fail_unused(effect.session_id)
             case RefundTimeLeft():
-                assert effect.amount > 0
-                assert effect.payment_request_id in {row.payment_request_id for row in self.ledger}
-                self._refund(Refund(effect.payment_request_id, "time_left", effect.amount))
+                self._give_back(effect)
             case OpenExtension(extension=extension):
                 assert extension.extension_id not in self.extensions
                 assert not self.find(extension.payment_request_id).in_use, "a payment is bound once (M3)"
@@ -176,6 +175,17 @@ class Books:
             unused = payment.status in {PaymentStatus.PENDING, PaymentStatus.CONFIRMED}
             if payment.is_extension and unused and payment.session_id == session_id:
                 self._fail(payment, FailureCause.SESSION_ENDED)
+
+    def _give_back(self, effect: RefundTimeLeft) -> None:
+        assert effect.amount > 0
+        charges = [Charge(row.payment_request_id, row.amount) for row in reversed(self.ledger)]
+        shares = spread(effect.amount, effect.refunded_ms, charges)
+        assert sum(share.refunded_ms for share in shares) == effect.refunded_ms, "to the millisecond (T1)"
+        assert sum(share.amount for share in shares) == effect.amount
+        for share in shares:
+            charged = sum(row.amount for row in self.ledger if row.payment_request_id == share.payment_request_id)
+            assert 0 < share.amount <= charged, "never more than was charged"
+            self._refund(Refund(share.payment_request_id, "time_left", share.amount))
 
     def _refund(self, refund: Refund) -> None:
         assert (refund.payment_request_id, refund.kind) not in {(r.payment_request_id, r.kind) for r in self.refunds}

@@ -13,6 +13,7 @@ from halo.effects import Step
 from halo.payment import PaymentStatus
 from halo.rules import open_session
 from halo.session import Session, SessionStatus
+from halo.store.hot import Dedicated
 from halo.store.journal import Journal
 from halo.store.nodes import LOCK_CLASS, NodeLease
 from halo.store.postgres import Postgres, Transaction
@@ -86,7 +87,7 @@ async def open_node(db: Postgres, clock: Any = None) -> AsyncIterator[NodeLease]
     lease = NodeLease(db, clock or SystemClock())
     await lease.open()
     async with trio.open_nursery() as nursery:
-        await nursery.start(lease.serve, lambda *_: None, lambda: False)
+        await nursery.start(lease.serve, lambda *_: None, lambda: False, lambda: None)
         yield lease
         nursery.cancel_scope.cancel()
     with trio.fail_after(10):
@@ -145,3 +146,36 @@ async def standing_still(db: Postgres, take_up: Callable[[], Awaitable[list[str]
                     await trio.sleep(0.01)
             yield held
             await gate.execute("SELECT pg_advisory_unlock(%(gate)s)", {"gate": GATE})
+
+
+@dataclass
+class HeldInserts:
+    """Inserts of messages that stand still in the middle, as on a disk that does."""
+
+    nursery: trio.Nursery
+    db: Postgres
+    gate: Dedicated
+
+    async def wait(self) -> None:
+        """Until one stands still."""
+        with trio.fail_after(10):
+            while not await self.db.fetch_all("SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"):
+                await trio.sleep(0.01)
+
+    async def let_go(self) -> None:
+        await self.gate.execute("SELECT pg_advisory_unlock(%(gate)s)", {"gate": GATE})
+
+
+@asynccontextmanager
+async def held_inserts(db: Postgres) -> AsyncIterator[HeldInserts]:
+    """Inserts of a first message stand still until they are let go; what the block starts in the nursery has ended behind it."""
+    await db.execute(
+        f"""CREATE FUNCTION stand_still() RETURNS trigger LANGUAGE plpgsql
+            AS $$ BEGIN PERFORM pg_advisory_xact_lock({GATE}); RETURN NEW; END $$"""
+    )
+    await db.execute(
+        "CREATE TRIGGER gate BEFORE INSERT ON messages FOR EACH ROW WHEN (NEW.seq = 1) EXECUTE FUNCTION stand_still()"
+    )
+    async with db.dedicated() as gate, trio.open_nursery() as nursery:
+        await gate.execute("SELECT pg_advisory_lock(%(gate)s)", {"gate": GATE})
+        yield HeldInserts(nursery, db, gate)

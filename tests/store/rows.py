@@ -49,6 +49,7 @@ async def add_payment(db: Postgres, customer_id: str, status: str = "pending", *
         "is_extension": columns.get("is_extension", True),
         "is_discount": columns.get("is_first_session_discount", False),
         "session_id": columns.get("session_id"),
+        "amount": columns.get("amount", 5_000),
         "cause": "payment_failed" if status == "failed" else None,
         "confirmed_at": NOW if status in {"confirmed", "consumed"} else None,
         "consumed_at": NOW if status == "consumed" else None,
@@ -56,7 +57,7 @@ async def add_payment(db: Postgres, customer_id: str, status: str = "pending", *
     await db.execute(
         """INSERT INTO payment_requests (payment_request_id, customer_id, session_id, status, amount, currency, duration_minutes,
                                          is_extension, is_first_session_discount, failure_cause, confirmed_at, consumed_at)
-           VALUES (%(id)s, %(customer_id)s, %(session_id)s, %(status)s, 5000, 'IDR', 5, %(is_extension)s, %(is_discount)s,
+           VALUES (%(id)s, %(customer_id)s, %(session_id)s, %(status)s, %(amount)s, 'IDR', 5, %(is_extension)s, %(is_discount)s,
                    %(cause)s, at(%(confirmed_at)s), at(%(consumed_at)s))""",
         values,
     )

@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from halo import extension as asking
+from halo.actors.ownership import Ownership
 from halo.actors.ports import MessageLog, MessageRow, MessageRows, SessionRows
 from halo.clock import Moment
 from halo.config import LiveConfig, TimeoutAction
@@ -50,7 +51,7 @@ SECOND = 1000
 PRESENT = frozenset({Party.MITRA})
 
 
-class Rows(SessionRows, MessageRows, Protocol):
+class Rows(SessionRows, MessageRows, Ownership, Protocol):
     """What `Sessions` and `FakeNode` both are."""
 
 
@@ -64,7 +65,9 @@ class Ground:
     async def open_chat(self, *, confirmed: bool = True, mitra_id: str | None = None) -> Session:
         raise NotImplementedError
 
-    async def pay(self, session: Session, status: str = "confirmed", *, for_session: bool = False) -> str:
+    async def pay(
+        self, session: Session, status: str = "confirmed", *, for_session: bool = False, amount: int = 5_000
+    ) -> str:
         raise NotImplementedError
 
     async def hand_over(self, session_id: str) -> None:
@@ -95,9 +98,11 @@ class RealGround(Ground):
         people: dict[str, Any] = {} if mitra_id is None else {"mitra_id": mitra_id}
         return (await open_session_row(self.db, self.mine_id, confirmed=confirmed, **people)).session
 
-    async def pay(self, session: Session, status: str = "confirmed", *, for_session: bool = False) -> str:
+    async def pay(
+        self, session: Session, status: str = "confirmed", *, for_session: bool = False, amount: int = 5_000
+    ) -> str:
         of_session = session.session_id if for_session else None
-        return await add_payment(self.db, session.customer_id, status, session_id=of_session)
+        return await add_payment(self.db, session.customer_id, status, session_id=of_session, amount=amount)
 
     async def hand_over(self, session_id: str) -> None:
         await self.db.execute(
@@ -172,10 +177,12 @@ class FakeGround(Ground):
         wanted = {} if payment_request_id is None else {"payment_request_id": payment_request_id}
         return self.database.add_payment(customer_id, status, is_extension=False, **wanted).payment_request_id
 
-    async def pay(self, session: Session, status: str = "confirmed", *, for_session: bool = False) -> str:
+    async def pay(
+        self, session: Session, status: str = "confirmed", *, for_session: bool = False, amount: int = 5_000
+    ) -> str:
         of_session = session.session_id if for_session else None
         return self.database.add_payment(
-            session.customer_id, PaymentStatus(status), session_id=of_session
+            session.customer_id, PaymentStatus(status), session_id=of_session, amount=amount
         ).payment_request_id
 
     async def hand_over(self, session_id: str) -> None:
@@ -254,11 +261,15 @@ async def take(ground: Ground, session: Session, event: Event, present: frozense
 
 
 def asks(
-    session: Session, payment_request_id: str, at: Moment = NOW + 60 * SECOND, config: LiveConfig = CONFIG
+    session: Session,
+    payment_request_id: str,
+    at: Moment = NOW + 60 * SECOND,
+    config: LiveConfig = CONFIG,
+    price: int = 5_000,
 ) -> ExtensionRequested:
     payment = Payment(
         payment_request_id=payment_request_id, customer_id=session.customer_id, session_id=None, status=PaymentStatus.CONFIRMED,
-        amount=5_000, currency="IDR", duration_minutes=5, is_extension=True, is_first_session_discount=False, failure_cause=None,
+        amount=price, currency="IDR", duration_minutes=5, is_extension=True, is_first_session_discount=False, failure_cause=None,
         created_at=NOW,
     )  # fmt: skip
     return ExtensionRequested(at=at, extension=asking.request(session, payment, new_id(), at, config))
@@ -351,6 +362,36 @@ async def test_an_end_fails_what_nobody_used_and_refunds_the_time_left(where: st
         }  # fmt: skip
         refund = books["refunds"][session.payment_request_id, "time_left"]
         assert refund == (session.session_id, "ended_by_admin", 4_000, 240_000)
+
+
+@pytest.mark.parametrize(
+    ("prices", "served_seconds", "refunds"),
+    [
+        ((20_000, 0, 7_000), 60, {3: (7_000, 262_500), 1: (20_000, 750_000), 0: (3_400, 127_500)}),
+        ((1_000,), 60, {1: (1_000, 100_000), 0: (4_400, 440_000)}),
+        ((20_000,), 500, {1: (4_167, 100_000)}),
+        ((), 60, {0: (4_000, 240_000)}),
+    ],
+)
+async def test_time_left_is_given_back_on_the_last_payments_first_and_on_none_more_than_was_charged(
+    where: str | None, prices: tuple[int, ...], served_seconds: int, refunds: dict[int, tuple[int, int]]
+) -> None:
+    """An extension that cost nothing has nothing to give back; every unit and every millisecond is given back once."""
+    async with open_ground(where) as ground:
+        session, at = await ground.open_chat(), NOW
+        payments = [session.payment_request_id]
+        for price in prices:
+            at += SECOND
+            payments.append(await ground.pay(session, amount=price))
+            session = await take(ground, session, asks(session, payments[-1], at, price=price))
+            session = await take(ground, session, answers(session, accepted=True, at=at))
+        session = await take(ground, session, EndRequested(at=NOW + served_seconds * SECOND, by=EndedBy.MITRA))
+        booked = (await ground.books())["refunds"]
+        assert booked == {
+            (payments[place], "time_left"): (session.session_id, "ended_by_mitra", *share)
+            for place, share in refunds.items()
+        }
+        assert sum(row[3] for row in booked.values()) == session.refunded_ms
 
 
 async def test_a_session_on_hold_is_charged_when_its_money_came_and_failed_when_it_will_not(where: str | None) -> None:
@@ -575,6 +616,24 @@ async def test_a_session_that_waits_seeks_once(where: str | None) -> None:
         await assert_overtaken(
             ground, ground.mine, waiting, replace(again, session=replace(again.session, version=waiting.version + 1))
         )
+
+
+async def test_actors_and_rows_are_compared_by_session_and_epoch(where: str | None) -> None:
+    async with open_ground(where) as ground:
+        kept, stray, moved, ended, again = [await ground.open_chat() for _ in range(5)]
+        for session_id in (moved.session_id, again.session_id, again.session_id):
+            await ground.hand_over(session_id)
+        await take(ground, ended, EndRequested(at=NOW, by=EndedBy.ADMIN))
+        unknown = new_id()
+        told = {one.session_id: 1 for one in (kept, moved, ended)} | {again.session_id: 3, unknown: 1}
+        mine = await ground.mine.compare(told)
+        assert [one.stored.session for one in mine.strays] == [stray]
+        assert mine.lost == {moved.session_id: 1, ended.session_id: 1, again.session_id: 3, unknown: 1}
+        theirs = await ground.theirs.compare({again.session_id: 1, moved.session_id: 2})
+        assert [(one.stored.session.session_id, one.stored.session.epoch) for one in theirs.strays] == [
+            (again.session_id, 3)
+        ]
+        assert theirs.lost == {again.session_id: 1}
 
 
 # ---- extensions and messages, to read and to write

@@ -528,6 +528,35 @@ async def test_deactivation_closes_the_mitras_sockets_and_ends_the_sessions_with
         await house.require_invariants()
 
 
+async def test_the_time_left_of_an_extended_session_is_refunded_on_each_of_its_payments(
+    database_url: str, valkey_url: str
+) -> None:
+    """None gives back more than was charged on it; together it is what the timeline says that the time was worth."""
+    async with open_house(database_url, valkey_url) as house:
+        customer, mitra, session_id = await house.open_pair(minutes=5)
+        payment = await house.pay_extension(customer, minutes=20)
+        asked = await house.ask_extension(customer, session_id, payment)
+        await house.call(
+            mitra, "POST", f"/api/chat/{session_id}/extensions/{asked['extension_id']}/respond", {"accepted": True}
+        )
+        await house.call(mitra, "POST", f"/api/chat/{session_id}/end")
+        told = await house.operate("GET", f"/api/sessions/{session_id}")
+        refunds = {refund["payment_request_id"]: refund for refund in told["refunds"]}
+        charged = {row["payment_request_id"]: row["amount"] for row in told["ledger"]}
+        assert len(charged) == 2
+        assert set(refunds) == set(charged)
+        assert refunds[payment["id"]]["amount"] == payment["amount"] == charged[payment["id"]]
+        assert all(0 < refund["amount"] <= charged[id_] for id_, refund in refunds.items())
+        (row,) = await house.db.fetch_all(
+            "SELECT evidence FROM session_timeline WHERE session_id = %(id)s AND to_status = 'ended'",
+            {"id": session_id},
+        )
+        assert sum(refund["amount"] for refund in refunds.values()) == row.evidence["refund_amount"]
+        waiting = await house.db.fetch_all("SELECT payload FROM outbox WHERE kind = 'refund'")
+        assert {line.payload["refund_id"] for line in waiting} == {refund["refund_id"] for refund in refunds.values()}
+        await house.require_invariants()
+
+
 async def test_the_same_token_on_the_same_path_replaces_its_older_socket(database_url: str, valkey_url: str) -> None:
     async with open_house(database_url, valkey_url) as house:
         customer, _, session_id = await house.open_pair()

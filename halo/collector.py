@@ -1,0 +1,45 @@
+"""Python's cyclic garbage collector, kept from looking at what has come to stay.
+
+A full collection stops every task for as long as it takes to look through all objects: with 10,000 sessions a tenth of a second and
+more, again and again, to find next to nothing, because sockets, sessions and messages are freed by their reference counts. So once
+many have survived a full collection they are set aside and never looked through again; a collection then costs what is new. What would be lost
+is a cycle that dies after it was set aside: nothing of halo's that lives long may be one, and `tests/whole/test_garbage.py` counts.
+Read next: `halo/server.py`, which calls this when it is ready.
+"""
+
+import gc
+from typing import Any, Final
+
+YOUNG_OBJECTS: Final = 5_000
+"""New objects before the youngest are looked through: Python's 700 is about what fifty messages take, and nearly all are dead soon after."""
+MIDDLE_ROUNDS: Final = 3
+OLD_ROUNDS: Final = 1
+"""A full collection for every 40,000 objects that stay, some 10 ms when they are sockets and tasks (150,000 took 50)."""
+STAYING_OBJECTS: Final = 20_000
+"""So many survivors are set aside, a few ms to look through again. Fewer may be one request's, whose cycles would then never be freed."""
+LOOK_SECONDS: Final = 0.1
+"""What survives from ten thousand sessions' timers in this time takes some 3 ms to look through; a quiet moment's takes 0.02 ms."""
+
+
+def spare_the_old() -> None:
+    """Set aside all that lives now, and from now on what survives a full collection, when it is much."""
+    gc.collect()
+    gc.freeze()
+    gc.collect()  # Python waits with the next until a quarter of what the last one found is new: of everything, or of nothing
+    gc.set_threshold(YOUNG_OBJECTS, MIDDLE_ROUNDS, OLD_ROUNDS)
+    if _freeze_survivors not in gc.callbacks:
+        gc.callbacks.append(_freeze_survivors)
+
+
+def keep_the_young_few() -> None:
+    """Look through what is new; to be called every `LOOK_SECONDS`.
+
+    Python counts new objects less freed ones. Where each new one takes the place of an old one, as when many sessions say the time, it finds
+    nothing to do until 150,000 wait, and then stops everything for a tenth of a second.
+    """
+    gc.collect(1)
+
+
+def _freeze_survivors(phase: str, found: dict[str, Any]) -> None:
+    if phase == "stop" and found["generation"] == 2 and len(gc.get_objects(2)) >= STAYING_OBJECTS:
+        gc.freeze()
