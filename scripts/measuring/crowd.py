@@ -60,24 +60,37 @@ class CrowdProcess:
 
 
 @asynccontextmanager
-async def open_crowd(ws: str, secret: str, sessions: Sequence[LivingSession]) -> AsyncIterator[CrowdProcess]:
-    """Both people of every session, connected and silent."""
+async def open_crowd(
+    ws: str,
+    secret: str,
+    sessions: Sequence[LivingSession],
+    *,
+    alone: bool = False,
+    at_once: int = 1,
+    until_closed: bool = False,
+) -> AsyncIterator[CrowdProcess]:
+    """Both people of every session, or only its customer when she is `alone`, connected and silent; `at_once` sessions at a time."""
     tokens = Tokens(secret, TOKEN_SECONDS, SystemClock())
     address = urlsplit(ws)
 
     def token(party: Party, user_id: str) -> str:
         return tokens.issue(party, user_id, user_id)  # a family of tokens needs an id, and any will do
 
-    people = [[s.session_id, token(Party.CUSTOMER, s.customer_id), token(Party.MITRA, s.mitra_id)] for s in sessions]
+    people = [
+        [s.session_id, token(Party.CUSTOMER, s.customer_id), *(() if alone else (token(Party.MITRA, s.mitra_id),))]
+        for s in sessions
+    ]
     plan = {"host": address.hostname, "port": address.port, "sessions": people}
+    plan |= {"at_once": at_once, "until_closed": until_closed}
     process = await trio.lowlevel.open_process(
         [sys.executable, "-m", "scripts.measuring.talk"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     try:
         crowd = CrowdProcess(process)
         connected = (await crowd.ask(json.dumps(plan)))["connected"]
-        if connected != 2 * len(sessions):
-            raise CrowdLost(f"{connected} of {2 * len(sessions)} sockets were opened")
+        wanted = len(sessions) * (1 if alone else 2)
+        if connected != wanted:
+            raise CrowdLost(f"{connected} of {wanted} sockets were opened")
         yield crowd
     finally:
         with trio.CancelScope(shield=True):

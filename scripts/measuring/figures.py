@@ -43,12 +43,22 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Drawing:
+    """Figures as a picture: the name of its file without the ending, what it shows for those who do not see it, and the SVG."""
+
+    name: str
+    shows: str
+    svg: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
     """One part of the whole: its figures, and what a reader must know to believe them."""
 
     title: str
     figures: tuple[Figure, ...]
     notes: tuple[str, ...] = ()
+    drawings: tuple[Drawing, ...] = ()
 
     def record(self) -> dict[str, Any]:
         """For programs."""

@@ -4,7 +4,7 @@ Two real servers, one with nobody and one with the sessions, each after a whole 
 divided by the sessions. Postgres and Valkey are processes of their own and not in it. Read next: `scripts/measuring/talk.py`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import trio
@@ -29,10 +29,10 @@ class SocketsMissing(Exception):
     """The server does not hold the sockets that were opened: its memory would mean nothing."""
 
 
-async def measure(say: Callable[[str], None]) -> Measurement:
+async def measure(say: Callable[[str], None], sizes: Sequence[int] = SIZES) -> Measurement:
     empty = await _empty_server(say)
     alone, whole = [], []
-    for sessions in SIZES:
+    for sessions in sizes:
         restored, connected = await _with_sessions(say, sessions)
         alone.append((restored - empty) / sessions / 1000)
         whole.append((connected - empty) / sessions / 1000)
@@ -44,7 +44,7 @@ async def measure(say: Callable[[str], None]) -> Measurement:
             Figure(name="server without sessions", unit="KB", rounds=(empty / 1000,)),
         ),
         notes=(
-            f"Rounds with {', '.join(f'{sessions:,}' for sessions in SIZES)} sessions; 1 KB is 1,000 bytes of resident memory.",
+            f"Rounds with {', '.join(f'{sessions:,}' for sessions in sizes)} sessions; 1 KB is 1,000 bytes of resident memory.",
         ),
     )
 

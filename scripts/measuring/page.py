@@ -52,5 +52,7 @@ def page(measurements: Sequence[Measurement], circumstances: Mapping[str, str]) 
     for measurement in measurements:
         lines += ["", f"## {measurement.title}", "", f"| {' | '.join(COLUMNS)} |", "|---" + "|---:" * 4 + "|---|"]
         lines += [f"| {' | '.join(cells(figure))} |" for figure in measurement.figures]
+        for drawing in measurement.drawings:
+            lines += ["", f"![{drawing.shows}](images/{drawing.name}.svg)"]
         lines += [""] * bool(measurement.notes) + [f"* {note}" for note in measurement.notes]
     return "\n".join(lines) + "\n"

@@ -19,7 +19,7 @@ SQL = parse_queries(Path(__file__).with_name("living_sessions.sql").read_text(en
 
 MINUTES = 240
 """What each session has paid for, in real minutes: none of them ends while it is measured."""
-PRICE = 240_000
+PRICE_PER_MINUTE = 1_000
 MESSAGES_BEFORE = 4
 """Messages that each session has already: a restore finds out the last `seq` of a session that was in use."""
 SESSIONS_AT_ONCE = 2_000
@@ -38,21 +38,21 @@ class LivingSession:
     mitra_id: str
 
 
-async def insert_living_sessions(db: Postgres, count: int) -> list[LivingSession]:
-    """`count` active sessions whose owner is a node that does not live any more.
+async def insert_living_sessions(db: Postgres, count: int, minutes: int = MINUTES) -> list[LivingSession]:
+    """`count` active sessions of so many paid minutes whose owner is a node that does not live any more.
 
     Raises:
         RowsBroken: an invariant does not hold afterwards.
     """
     sessions = [LivingSession(str(uuid.uuid4()), str(uuid.uuid4()), str(uuid.uuid4())) for _ in range(count)]
     for first in range(0, count, SESSIONS_AT_ONCE):
-        await _insert(db, sessions[first : first + SESSIONS_AT_ONCE])
+        await _insert(db, sessions[first : first + SESSIONS_AT_ONCE], minutes)
     await db.execute(SQL["gather_statistics"])
     await require_whole(db)
     return sessions
 
 
-async def _insert(db: Postgres, sessions: Sequence[LivingSession]) -> None:
+async def _insert(db: Postgres, sessions: Sequence[LivingSession], minutes: int) -> None:
     node_id = str(uuid.uuid4())  # a node for each piece, so that a statement finds its own sessions by their owner
     values: dict[str, Value] = {
         "node_id": node_id,
@@ -60,8 +60,8 @@ async def _insert(db: Postgres, sessions: Sequence[LivingSession]) -> None:
         "customer_ids": [session.customer_id for session in sessions],
         "mitra_ids": [session.mitra_id for session in sessions],
         "payment_request_ids": [str(uuid.uuid4()) for _ in sessions],
-        "minutes": MINUTES,
-        "price": PRICE,
+        "minutes": minutes,
+        "price": minutes * PRICE_PER_MINUTE,
         "messages": MESSAGES_BEFORE,
     }
     names: tuple[str, ...] = (

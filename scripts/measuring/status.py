@@ -6,7 +6,6 @@ without browsers, for a machine that pauses by itself. Read next:
 `halo/net/status/overview.py`, `scripts/measuring/onlookers.py`.
 """
 
-import gc
 import json
 import re
 import subprocess
@@ -20,12 +19,14 @@ from typing import Final
 import httpx
 import trio
 
+from halo.collector import spare_the_old
 from halo.server import Server, open_server
 from halo.settings import Settings
 from halo.store.live_config import LiveConfigStore
 from scripts.measuring.figures import Figure, Measurement, percentile
 from scripts.measuring.sessions import insert_living_sessions
 from scripts.measuring.theatre import UNLIMITED
+from scripts.measuring.turns import Turns
 
 SESSIONS: Final = 10_000
 BROWSERS: Final = 5
@@ -42,35 +43,6 @@ QUIET: Final = {"session_timer_interval_seconds": 3600, "reroute_after_seconds":
 missed at one: pauses that no page makes."""
 PASSWORD: Final = "a password of the measurement"  # noqa: S105  # of a server that is gone afterwards
 _TOKEN: Final = re.compile(r'name="csrf_token" value="([0-9a-f]+)"')
-
-
-class Turns(trio.abc.Instrument):
-    """The longest turn of the event loop: from the return of one wait for sockets and timers to the beginning of the next."""
-
-    def __init__(self) -> None:
-        self.longest_cpu_ms = 0.0
-        """Of this thread alone: what it was kept from running by others is not in it."""
-        self.longest_ms = 0.0
-        self.longest_step: tuple[float, str] = (0.0, "nobody")
-        """Of one task at a time: its ms of CPU, and its name."""
-        self._began: tuple[float, float] | None = None
-        self._step_began: float | None = None
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002  # trio's signature, here and below
-        self._step_began = time.thread_time()
-
-    def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        if self._step_began is not None:  # the step that it was added in began before
-            self.longest_step = max(self.longest_step, ((time.thread_time() - self._step_began) * 1000, task.name))
-
-    def after_io_wait(self, timeout: float) -> None:  # noqa: ARG002
-        self._began = time.thread_time(), time.perf_counter()
-
-    def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002
-        if self._began is not None:
-            cpu, clock = self._began
-            self.longest_cpu_ms = max(self.longest_cpu_ms, (time.thread_time() - cpu) * 1000)
-            self.longest_ms = max(self.longest_ms, (time.perf_counter() - clock) * 1000)
 
 
 class PageWrong(Exception):
@@ -93,8 +65,7 @@ async def measure(say: Callable[[str], None]) -> Measurement:
             await insert_living_sessions(server.parts.db, SESSIONS)
             await LiveConfigStore(server.parts.db).change(QUIET, "measurement")
             addresses = await nursery.start(_run, server)
-            gc.collect()
-            gc.freeze()  # as `halo serve` does when it is ready
+            spare_the_old()  # as `halo serve` does when it is ready
             await trio.sleep(SETTLE_SECONDS)
             measured = await _measure(say, addresses["admin"])
             server.stop.set()

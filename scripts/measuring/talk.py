@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-from scripts.measuring.talker import Plan, Talker, Tally
+from scripts.measuring.talker import Plan, SocketLost, Talker, Tally
 
 HUSH_SECONDS: Final = 10.0
 """Far longer than any ack takes; what has not come by then is lost, and the comparison with Postgres tells."""
@@ -29,10 +29,13 @@ class Crowd:
     def __init__(self, plan: Plan) -> None:
         self.tally = Tally()
         self._epoll = select.epoll()
+        self._until_closed = plan.until_closed
         self._talkers: dict[int, Talker] = {}
-        for session_id, *tokens in plan.sessions:
-            for token in tokens:
-                talker = Talker(plan, session_id, token, self.tally)
+        for first in range(0, len(plan.sessions), plan.at_once):
+            here = plan.sessions[first : first + plan.at_once]
+            coming = [Talker(plan, session_id, token, self.tally) for session_id, *tokens in here for token in tokens]
+            for talker in coming:
+                talker.shake_hands()
                 self._talkers[talker.socket.fileno()] = talker
                 self._epoll.register(talker.socket.fileno(), select.EPOLLIN)
             self._turn(0)  # pings, and what the other side hears of this one's coming
@@ -76,8 +79,18 @@ class Crowd:
             if talker is None:
                 ordered = True
             else:
-                talker.hear()
+                self._hear(talker)
         return ordered
+
+    def _hear(self, talker: Talker) -> None:
+        """Raises SocketLost where nobody expects it."""
+        try:
+            talker.hear()
+        except (SocketLost, ConnectionError):
+            if not self._until_closed:
+                raise
+            del self._talkers[talker.socket.fileno()]
+            talker.socket.close()
 
 
 def main() -> None:

@@ -23,11 +23,15 @@ _PONG = client_frame(PONG, b"")
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """Whom to connect: `(session_id, customer's token, mitra's token)` for each session."""
+    """Whom to connect: `[session_id, token, …]` for each session, the tokens of those of its people who come."""
 
     host: str
     port: int
-    sessions: list[tuple[str, str, str]]
+    sessions: list[list[str]]
+    at_once: int = 1
+    """So many sessions' sockets are opened before the first is waited for."""
+    until_closed: bool = False
+    """A socket that the server closes is expected, not a fault."""
 
 
 class Frame(msgspec.Struct):
@@ -58,16 +62,16 @@ class Talker:
         self._last_seq = -1
         self.socket = socket.create_connection((plan.host, plan.port), HANDSHAKE_SECONDS)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._shake_hands(plan, session_id, token)
         self._name = f"{os.getpid()}-{self.socket.fileno()}"
-
-    def _shake_hands(self, plan: Plan, session_id: str, token: str) -> None:
         request = (
             f"GET /v1/chat/{session_id}?after_seq={BEYOND_ALL} HTTP/1.1\r\nHost: {plan.host}:{plan.port}\r\nUpgrade: websocket\r\n"
             "Connection: Upgrade\r\nSec-WebSocket-Key: bWVhc3VyaW5nIGhhbG8uLg==\r\nSec-WebSocket-Version: 13\r\n"
             f"Sec-WebSocket-Protocol: halo.v1\r\nAuthorization: Bearer {token}\r\n\r\n"
         )
         self.socket.sendall(request.encode())
+
+    def shake_hands(self) -> None:
+        """Wait for the welcome. Raises SocketLost."""
         while b"\r\n\r\n" not in self._arrived:
             self._receive()
         head, _, rest = bytes(self._arrived).partition(b"\r\n\r\n")

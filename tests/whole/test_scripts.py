@@ -20,7 +20,7 @@ def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("name", ["run", "test", "check", "measure"])
+@pytest.mark.parametrize("name", ["run", "test", "check", "measure", "bench"])
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_help_teaches_and_sets_nothing_up(name: str, flag: str) -> None:
     told = run(name, flag)

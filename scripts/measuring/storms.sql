@@ -1,0 +1,4 @@
+-- Questions of the measurement of storms.
+
+-- name: count_running
+SELECT count(*) AS count FROM chat_sessions WHERE status = 'active'
