@@ -8,6 +8,8 @@ Read next: `halo/server.py`, which calls this when it is ready.
 """
 
 import gc
+from collections.abc import Callable
+from time import perf_counter
 from typing import Any, Final
 
 YOUNG_OBJECTS: Final = 5_000
@@ -15,10 +17,14 @@ YOUNG_OBJECTS: Final = 5_000
 MIDDLE_ROUNDS: Final = 3
 OLD_ROUNDS: Final = 1
 """A full collection for every 40,000 objects that stay, some 10 ms when they are sockets and tasks (150,000 took 50)."""
-STAYING_OBJECTS: Final = 20_000
-"""So many survivors are set aside, a few ms to look through again. Fewer may be one request's, whose cycles would then never be freed."""
+STAYING_OBJECTS: Final = 10_000
+"""So many survivors are set aside, 2 ms to look through again. Fewer may be one request's, whose cycles would then never be freed."""
 LOOK_SECONDS: Final = 0.1
 """What survives from ten thousand sessions' timers in this time takes some 3 ms to look through; a quiet moment's takes 0.02 ms."""
+LOOKED_SECONDS: Final = 0.002
+"""So much spent on what is new, and it is time to look through everything that was not set aside: there is much of it by now."""
+LOOKS: Final = 20
+"""Without that, every two seconds: with `STAYING_OBJECTS` it costs a thousandth of a core."""
 
 
 def spare_the_old() -> None:
@@ -31,13 +37,27 @@ def spare_the_old() -> None:
         gc.callbacks.append(_freeze_survivors)
 
 
-def keep_the_young_few() -> None:
-    """Look through what is new; to be called every `LOOK_SECONDS`.
+class Tidying:
+    """Looks through what is new, a little at a time.
 
     Python counts new objects less freed ones. Where each new one takes the place of an old one, as when many sessions say the time, it finds
     nothing to do until 150,000 wait, and then stops everything for a tenth of a second.
     """
-    gc.collect(1)
+
+    def __init__(self, clock: Callable[[], float] = perf_counter) -> None:
+        self._clock = clock
+        self._looked_seconds = 0.0
+        self._looks = 0
+
+    def look(self) -> None:
+        """To be called every `LOOK_SECONDS`."""
+        began = self._clock()
+        gc.collect(1)
+        self._looked_seconds += self._clock() - began
+        self._looks += 1
+        if self._looks >= LOOKS or self._looked_seconds >= LOOKED_SECONDS:
+            gc.collect()
+            self._looked_seconds, self._looks = 0.0, 0
 
 
 def _freeze_survivors(phase: str, found: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from halo.actors.pairing import PairingDesk
 from halo.actors.registry import Registry
 from halo.actors.supervisor import RestartBudget, keep
 from halo.clock import Clock, SystemClock
-from halo.collector import LOOK_SECONDS, keep_the_young_few, spare_the_old
+from halo.collector import LOOK_SECONDS, Tidying, spare_the_old
 from halo.errors import StoreUnavailable
 from halo.net.admission import UNAUTHENTICATED_AT_MOST, Gate, connections_affordable
 from halo.net.api import create_api
@@ -357,9 +357,10 @@ async def open_server(
 
 async def collect_often() -> NoReturn:
     """A little garbage collection at a time, so that there is never much."""
+    tidying = Tidying()
     while True:
         await trio.sleep(LOOK_SECONDS)
-        keep_the_young_few()
+        tidying.look()
 
 
 async def serve(settings: Settings, announce: Callable[[dict[str, Any]], None], invite: Callable[[str], None]) -> None:

@@ -137,7 +137,9 @@ class Conversation:
     async def _load_known(self) -> KnownIds:
         known, after_seq = KnownIds(), 0
         while after_seq < self.last_seq:
-            page = await self._ports.messages.list_message_ids(self._session_id, after_seq, IDS_PAGE)
+            # No more than there are: many sessions are read together, and an answer has room for so many rows.
+            limit = min(IDS_PAGE, self.last_seq - after_seq)
+            page = await self._ports.messages.list_message_ids(self._session_id, after_seq, limit)
             if not page:
                 break
             for seq, sender, client_id in page:

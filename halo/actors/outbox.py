@@ -179,6 +179,7 @@ class Lane:
             parked=fault,
             budget=NO_SECOND_TRY,
             outbox_id=claim.outbox_id,
+            session_id=claim.session_id,
         )
 
     async def _deliver(self, claim: Claim) -> None:
@@ -201,11 +202,18 @@ class Lane:
     def _conclude(self, claim: Claim, delivery: Delivery) -> OutboxStatus:
         outcome = conclude(claim, delivery, self._clock.now(), self._dice())
         if outcome.status is OutboxStatus.DEAD:
-            log.warning("outbox_dead_letter", outbox_id=claim.outbox_id, template=claim.template, why=outcome.error)
+            log.warning(
+                "outbox_dead_letter",
+                outbox_id=claim.outbox_id,
+                session_id=claim.session_id,
+                template=claim.template,
+                why=outcome.error,
+            )
         elif outcome.status is OutboxStatus.DUE:
             log.info(
                 "outbox_retry",
                 outbox_id=claim.outbox_id,
+                session_id=claim.session_id,
                 template=claim.template,
                 attempts=claim.attempts,
                 why=outcome.error,

@@ -95,6 +95,8 @@ class WatchPorts:
     skew_ms: Callable[[], int]
     keeps_clocks: Callable[[], bool]
     mirror_trusted: Callable[[], bool]
+    unreadable_config: Callable[[], Sequence[str]]
+    """Stored keys of the live configuration that mean nothing to this version."""
 
 
 class Repairs:

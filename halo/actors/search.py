@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, assert_never
 
+import structlog
 import trio
 
 from halo import protocol
@@ -23,6 +24,8 @@ from halo.histogram import PATIENCE_BOUNDS_SECONDS, Histogram
 from halo.pairing import AskWave, GiveUp, Offer, OfferStatus, PairingStatus, Search, Wait, next_move
 from halo.push import receipt
 from halo.session import FailureCause
+
+log = structlog.get_logger(__name__)
 
 STORE_RETRY_SECONDS = 0.5
 """The store has waited and tried again before it says that it is away; this only keeps many searches from asking in a loop."""
@@ -169,6 +172,15 @@ class Searcher:
         decided = self.unopened.pop(session_id, None)
         if decided is None:
             return
+        log.info(  # before anything is told of it: a crash in between must not leave a session of which the log knows no beginning
+            "session_step",
+            session_id=session_id,
+            step=decided.event,
+            before=None,
+            after=decided.session.status.value,
+            cause=decided.cause,
+            version=decided.session.version,
+        )
         await self._ports.sessions.opened(decided)
         self._tell_matched(decided.session.customer_id, session_id)
         for effect in decided.effects:

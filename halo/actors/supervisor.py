@@ -39,7 +39,7 @@ async def supervise(
     parked: Callable[[], None],
     budget: RestartBudget,
     crashed: Callable[[Exception], None] | None = None,
-    **context: str,
+    **context: str | None,
 ) -> None:
     """Run `run` until it returns.
 

@@ -179,6 +179,7 @@ class Watchdog:
             "event_loop_runs": lambda: ["event loop"] if self.report.lag.take_longest() > LAG_ALARM_SECONDS else [],
             "clock_agrees": lambda: ["clock"] if abs(ports.skew_ms()) > SKEW_ALARM_MS else [],
             "mirror_is_believed": lambda: ["valkey"] if self._distrusted_for() > DISTRUST_ALARM_SECONDS else [],
+            "configuration_is_readable": ports.unreadable_config,
             "actors_run": lambda: _ids(actor for actor in ports.sessions if actor.is_parked),
             "mailboxes_drain": lambda: _ids(actor for actor in self._awake() if len(actor.mailbox) >= MAILBOX_ALARM),
             "timers_are_on_time": late,

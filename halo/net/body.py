@@ -5,7 +5,9 @@ names everything that is wrong with it at once. Never raises anything but a `Ref
 `halo/resources.py`, `halo/net/call.py`.
 """
 
+import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Final, TypeAlias, get_type_hints
@@ -62,13 +64,14 @@ def decode_body(kind: Any, raw: bytes) -> Any:
 
 
 def decode_object(raw: bytes) -> dict[str, Any]:
-    """The body as a JSON object of anything, for those who check it key by key.
+    """The body as a JSON object of anything, for those who check it key by key; one that says a thing twice leaves open which is meant.
 
     Raises:
         BodyMalformed, ValidationFailed
     """
     try:
         found = msgspec.json.decode(raw)
+        twice = _said_twice(raw) if isinstance(found, dict) else {}
     except RecursionError:
         raise BodyMalformed("The body is nested too deep.") from None
     except UnicodeError:
@@ -77,6 +80,8 @@ def decode_object(raw: bytes) -> dict[str, Any]:
         raise BodyMalformed(f"The body is not JSON that halo takes: {error}.") from None
     if not isinstance(found, dict):
         raise ValidationFailed("The body must be a JSON object.")
+    if twice:
+        raise _invalid(twice)
     return found
 
 
@@ -110,6 +115,19 @@ def decode_places(given: Mapping[str, str]) -> dict[str, str]:
     if not all(map(_UUID.fullmatch, given.values())):
         raise NotFound
     return {name: text.lower() for name, text in given.items()}
+
+
+def _said_twice(raw: bytes) -> dict[str, str]:
+    """Names that the outermost object has more than once. msgspec keeps the last of them and says nothing."""
+    outermost: list[tuple[str, Any]] = []
+
+    def seen(pairs: list[tuple[str, Any]]) -> None:
+        outermost[:] = pairs  # objects are done from the inside out, so the last one is the outermost
+
+    # Numbers stay text: Python refuses to read those of thousands of digits.
+    json.loads(raw, object_pairs_hook=seen, parse_int=str, parse_float=str)
+    counted = Counter(name for name, _ in outermost)
+    return {name: "This field is given more than once" for name, times in counted.items() if times > 1}
 
 
 def _wrong_with(query: Query, text: str) -> str | None:

@@ -8,7 +8,7 @@ bound, and what goes over it closes this socket with the code that says why (spe
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -113,6 +113,8 @@ class Connection(ABC):
         self._pinged_at: float | None = None
         self.refusals: Counter[str] | None = None
         """By code, of all sockets together; whoever keeps them gives it."""
+        self.heard: Callable[[bytes], None] | None = None
+        """Who waits for the marks that pongs bring back; given in the same way."""
 
     # ---- for everybody else: nothing here waits
 
@@ -253,11 +255,21 @@ class Connection(ABC):
 
     def hear(self, text: str) -> Awaitable[None] | None:
         """One message in one frame, in the task that reads all sockets; live also while the history is still on its way."""
+        if self._close_code is not None:
+            return None
         code = self.judge(len(text) if text.isascii() else len(text.encode()))
         if code is not None:
             self.close(code)
             return None
         return self.read(text)
+
+    def pong(self, payload: bytes) -> None:
+        """The answer to a ping of ours; also after our own close, for the last word was heard, too."""
+        if payload and self.heard is not None:
+            self.heard(payload)
+        code = self.judge(len(payload))
+        if code is not None:
+            self.close(code)
 
     def sip(self) -> None:
         """Bytes came, and no whole frame yet."""

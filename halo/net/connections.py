@@ -60,7 +60,7 @@ class Connections:
 
     def add(self, connection: Connection) -> None:
         """Let `connection` in; whom it replaces is closed with 4002: the same token on the same path, or the user's oldest."""
-        connection.refusals = self.refusals
+        connection.refusals, connection.heard = self.refusals, self.heard
         mine = self._by_user.setdefault(connection.identity.user_id, [])
         for other in tuple(mine):
             if other.identity.jti == connection.identity.jti and other.path == connection.path:

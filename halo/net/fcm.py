@@ -67,10 +67,10 @@ class Fcm:
         """Send; raises nothing."""
         content = msgspec.json.encode(message)
         try:
-            access_token = await self._tokens.load()
+            access_token = await self._tokens.load(traceparent=traceparent)
             answer = await self._post(content, access_token, traceparent)
             if answer.status == 401:
-                access_token = await self._tokens.load(refused=access_token)
+                access_token = await self._tokens.load(refused=access_token, traceparent=traceparent)
                 answer = await self._post(content, access_token, traceparent)
         except CallFailed as failed:
             return Told(Verdict.FAILED, str(failed))

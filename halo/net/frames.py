@@ -9,7 +9,9 @@ Read next: `halo/net/tap.py`, which asks it.
 from typing import Final
 
 _WHOLE_TEXT: Final = 0x81
+_WHOLE_PONG: Final = 0x8A
 _FIRST_CONTROL_OPCODE: Final = 8
+_CONTROL_BYTES_MAX: Final = 125
 
 
 class FrameCutter:
@@ -73,6 +75,13 @@ class FrameCutter:
         self._is_strange = True
         rest, self._bytes, self._at = self._bytes[self._at :], b"", 0
         return rest or None
+
+
+def pong_payload(frame: bytes) -> bytes | None:
+    """What a pong brings back, if this whole, masked frame is a proper one."""
+    if frame[0] != _WHOLE_PONG or frame[1] & 0x7F > _CONTROL_BYTES_MAX:
+        return None
+    return _unmask(frame[6:], frame[2:6])
 
 
 def _unmask(payload: bytes, mask: bytes) -> bytes:

@@ -107,6 +107,21 @@ async def open_listener(bind: str, *, loopback_only: bool = True, setting: str =
     Raises:
         BindMalformed, PublicBindRefused, BindRefused
     """
+    sock = await open_bound(bind, loopback_only=loopback_only, setting=setting)
+    try:
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise _refused(bind, setting, error) from error
+    return sock
+
+
+async def open_bound(bind: str, *, loopback_only: bool = True, setting: str = "The bind") -> socket.socket:
+    """The same before it listens: who only asks whether the address is free lets nobody in, and is in no start's way.
+
+    Raises:
+        BindMalformed, PublicBindRefused, BindRefused
+    """
     host, colon, port = bind.rpartition(":")
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
@@ -126,15 +141,18 @@ async def open_listener(bind: str, *, loopback_only: bool = True, setting: str =
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)  # those accepted from it inherit this
         sock.settimeout(0)
         sock.bind(address)
-        sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
-        advice = "; another program listens there, maybe another halo" if error.errno == errno.EADDRINUSE else ""
-        raise BindRefused(f"{setting} is {bind}, where halo cannot listen: {error.strerror}{advice}.") from error
+        raise _refused(bind, setting, error) from error
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _refused(bind: str, setting: str, error: OSError) -> BindRefused:
+    advice = "; another program listens there, maybe another halo" if error.errno == errno.EADDRINUSE else ""
+    return BindRefused(f"{setting} is {bind}, where halo cannot listen: {error.strerror}{advice}.")
 
 
 def address_of(listener: socket.socket) -> str:

@@ -1,6 +1,7 @@
 """What operators do, by whomever they were asked: the JSON API with its key, or a person on the status page. One function for each.
 
-Every change is written down with the operator's name, by its store in the same transaction or here before it is tried. It must never
+Every change is written down with the operator's name, by its store in the same transaction or here before it is tried and again with
+its outcome; so is what was refused. It must never
 give out what was said in a chat but to somebody who gave a reason, which is written down first. Read next: `halo/net/operators.py`,
 `halo/store/operators.py`.
 """
@@ -19,6 +20,7 @@ from halo.errors import InvalidState, MitraDeactivated, NotFound, Refusal, Sessi
 from halo.events import EndedBy
 from halo.net.connection import CLOSE_DEACTIVATED
 from halo.net.desk import Desk
+from halo.net.trail import Trail
 from halo.oversight import AlarmState, Deactivated, Overview, SweepState
 from halo.protocol import SessionState
 from halo.routes import MESSAGES_PER_PAGE_MAX
@@ -27,6 +29,9 @@ from halo.sweep import SweepReport
 from halo.watch import Alarm, Repair
 
 READ_MESSAGES: Final = "read_messages"
+CHANGE_CONFIG: Final = ("change_config", "live_config")
+REPLAY: Final = "replay_outbox"
+"""Action and subject, or action, as the stores write them down."""
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger("halo.net")
 
@@ -36,6 +41,7 @@ class Operations:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
+        self._trail = Trail(desk.operators)
 
     async def overview(self) -> Overview:
         """Counts of everything that lives, mitras as pairing and beacon see them: Postgres hears of heartbeats up to a minute late.
@@ -61,7 +67,8 @@ class Operations:
             NotFound, StoreUnavailable
         """
         desk = self._desk
-        done = await desk.mitras.deactivate(mitra_id, operator)
+        async with self._trail.refusals(operator, "deactivate_mitra", mitra_id):
+            done = await desk.mitras.deactivate(mitra_id, operator)
         for auth_session_id in done.auth_session_ids:
             desk.tokens.revocations.add(auth_session_id, MitraDeactivated)
         ended: list[str] = []
@@ -82,7 +89,8 @@ class Operations:
 
     async def activate_mitra(self, mitra_id: str, operator: str) -> Deactivated:
         """Let a mitra in again. Raises NotFound, StoreUnavailable."""
-        await self._desk.mitras.activate(mitra_id, operator)
+        async with self._trail.refusals(operator, "activate_mitra", mitra_id):
+            await self._desk.mitras.activate(mitra_id, operator)
         await self._desk.mirror.activated(mitra_id)
         return Deactivated(mitra_id=mitra_id, is_active=True)
 
@@ -92,10 +100,11 @@ class Operations:
         Raises:
             NotFound, SessionNotActive, StoreUnavailable, Busy
         """
-        desk = self._desk
-        before = await desk.sessions.view(session_id, user_id=None)
-        await desk.operators.record(operator, "end_session", session_id, {"status": before.session.status.value})
-        view = await desk.sessions.end(session_id, EndedBy.ADMIN, user_id=None)
+        desk, what = self._desk, (operator, "end_session", session_id)
+        async with self._trail.refusals(*what):
+            before = await desk.sessions.view(session_id, user_id=None)
+        async with self._trail.attempt(*what, {"status": before.session.status.value}):
+            view = await desk.sessions.end(session_id, EndedBy.ADMIN, user_id=None)
         return view.session.state(desk.clock.now(), view.last_seq)
 
     async def transfer_session(self, session_id: str, operator: str) -> SessionState:
@@ -107,15 +116,16 @@ class Operations:
             InvalidState: nobody else could take it, so the search would end it at once.
             StoreUnavailable, Busy
         """
-        desk = self._desk
-        before = await desk.sessions.view(session_id, user_id=None)
-        if before.session.status is SessionStatus.ACTIVE:  # else it will be refused anyway, and for that
-            had_it = (*before.session.former_mitra_ids, before.session.mitra_id)
-            if not await desk.availability.find_available(1, had_it):
-                raise InvalidState("No other mitra is available now; handing the session on would end it.")
+        desk, what = self._desk, (operator, "transfer_session", session_id)
+        async with self._trail.refusals(*what):
+            before = await desk.sessions.view(session_id, user_id=None)
         details = {"status": before.session.status.value, "mitra_id": before.session.mitra_id}
-        await desk.operators.record(operator, "transfer_session", session_id, details)
-        view = await desk.sessions.transfer(session_id)
+        async with self._trail.attempt(*what, details):
+            if before.session.status is SessionStatus.ACTIVE:  # else it will be refused anyway, and for that
+                had_it = (*before.session.former_mitra_ids, before.session.mitra_id)
+                if not await desk.availability.find_available(1, had_it):
+                    raise InvalidState("No other mitra is available now; handing the session on would end it.")
+            view = await desk.sessions.transfer(session_id)
         return view.session.state(desk.clock.now(), view.last_seq)
 
     async def change_config(
@@ -128,7 +138,8 @@ class Operations:
             InvalidState: it is no longer the `expected_version` that would be changed.
             StoreUnavailable
         """
-        changed = await self._desk.live_config.change(changes, operator, expected_version=expected_version)
+        async with self._trail.refusals(operator, *CHANGE_CONFIG):
+            changed = await self._desk.live_config.change(changes, operator, expected_version=expected_version)
         self._desk.config_changed(changed)
         return changed
 
@@ -139,11 +150,11 @@ class Operations:
             InvalidState: it is not parked here, or another node has it by now.
             StoreUnavailable: it is parked as before.
         """
-        if all(parked.session_id != session_id for parked in self._desk.insight.parked()):
-            raise InvalidState("This session is not parked on this node.")
-        await self._desk.operators.record(operator, Repair.REVIVE.value, session_id, {})
-        if not await self._desk.insight.revive(session_id):
-            raise InvalidState("This session has ended, or another node keeps it by now.")
+        async with self._trail.attempt(operator, Repair.REVIVE.value, session_id):
+            if all(parked.session_id != session_id for parked in self._desk.insight.parked()):
+                raise InvalidState("This session is not parked on this node.")
+            if not await self._desk.insight.revive(session_id):
+                raise InvalidState("This session has ended, or another node keeps it by now.")
 
     async def replay_letter(self, outbox_id: str, operator: str) -> None:
         """Try a dead letter of the outbox again.
@@ -152,7 +163,8 @@ class Operations:
             NotFound, StoreUnavailable
             InvalidState: it is not dead, or its time is over.
         """
-        await self._desk.insight.letters.replay(outbox_id, operator)
+        async with self._trail.refusals(operator, REPLAY, outbox_id):
+            await self._desk.insight.letters.replay(outbox_id, operator)
 
     async def read_messages(
         self, session_id: str, operator: str, reason: str, after_seq: int = 0
@@ -162,10 +174,11 @@ class Operations:
         Raises:
             NotFound, StoreUnavailable
         """
-        await self._desk.sessions.view(session_id, user_id=None)  # nothing is written down about what is not there
-        details = {"reason": reason, "after_seq": after_seq}
-        await self._desk.operators.record(operator, READ_MESSAGES, session_id, details)
-        return await self._desk.messages.list_messages(session_id, after_seq, MESSAGES_PER_PAGE_MAX)
+        what = (operator, READ_MESSAGES, session_id)
+        async with self._trail.refusals(*what):
+            await self._desk.sessions.view(session_id, user_id=None)
+        async with self._trail.attempt(*what, {"reason": reason, "after_seq": after_seq}):
+            return await self._desk.messages.list_messages(session_id, after_seq, MESSAGES_PER_PAGE_MAX)
 
     async def _wake_searches(self, mitra_id: str) -> None:
         try:

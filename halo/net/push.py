@@ -77,5 +77,11 @@ class PushLog:
     """Pushes for a first run without credentials: each is one line of the log."""
 
     async def deliver(self, claim: Claim) -> Delivery:
-        log.info("push", outbox_id=claim.outbox_id, template=claim.template, devices=len(claim.devices))
+        log.info(
+            "push",
+            outbox_id=claim.outbox_id,
+            session_id=claim.session_id,
+            template=claim.template,
+            devices=len(claim.devices),
+        )
         return Delivery()

@@ -115,8 +115,10 @@ class AccessTokens:
         self._failures = 0
         self._why = ""
 
-    async def load(self, refused: str | None = None) -> str:
+    async def load(self, refused: str | None = None, *, traceparent: str | None = None) -> str:
         """A token; another one than `refused`, which the provider did not take.
+
+        If one has to be fetched, that call is a leg of the trace of `traceparent`, of whoever asks first.
 
         Raises:
             CallFailed
@@ -129,18 +131,21 @@ class AccessTokens:
                 ):  # a hundred who wait for one that is away must not wait one after another
                     raise CallFailed(self._why)
                 try:
-                    await self._fetch()
+                    await self._fetch(traceparent)
                 except CallFailed as failed:
                     self._failures, self._why = self._failures + 1, str(failed)
                     raise
             assert self._token is not None  # fetched
             return self._token
 
-    async def _fetch(self) -> None:
+    async def _fetch(self, traceparent: str | None) -> None:
         now = self._clock.now()
         form = urlencode({"grant_type": GRANT, "assertion": self._account.assertion(now)}).encode()
         answer = await self._outgoing.post(
-            self._account.token_uri, form, {"content-type": "application/x-www-form-urlencoded"}
+            self._account.token_uri,
+            form,
+            {"content-type": "application/x-www-form-urlencoded"},
+            traceparent=traceparent,
         )
         if answer.status != 200:
             raise CallFailed(f"no access token: {answer.status}")

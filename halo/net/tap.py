@@ -1,7 +1,7 @@
 """A WebSocket's bytes on their way to the library, with the ordinary messages taken out.
 
 The library's task for this socket sleeps in `receive_some` and is woken for what it alone knows: pings, closes, fragments, the end. An
-ordinary message is handed to its listener at once, in the task that reads all sockets, and wakes nobody. What the listener has to
+ordinary message or a pong is handed to its listener at once, in the task that reads all sockets, and wakes nobody. What the listener has to
 wait for is awaited in the library's task, and until then nothing more is read from this peer: nothing overtakes, and nobody can
 pile up work. Never look at what a message says. Read next: `halo/net/reader.py`, `halo/net/frames.py`.
 """
@@ -12,7 +12,7 @@ from typing import Final, Protocol
 import outcome
 import trio
 
-from halo.net.frames import FrameCutter
+from halo.net.frames import FrameCutter, pong_payload
 from halo.net.reader import Reader
 from halo.net.stream import SocketStream
 
@@ -29,6 +29,9 @@ class Listener(Protocol):
 
     def hear(self, text: str) -> Awaitable[None] | None:
         """One whole message, now; what has to be waited for is returned, and nothing more is read until it is done."""
+
+    def pong(self, payload: bytes) -> None:
+        """The answer to a ping: one from every socket every 20 s, which is all that most of them say."""
 
     def sip(self) -> None:
         """Bytes came that make no whole frame yet: to be counted, or a client that sends single bytes costs us unseen."""
@@ -149,12 +152,17 @@ class SocketTap(trio.abc.Stream):
         return found
 
     def _cut(self) -> _Found | None:
-        """Hand over whole messages from what was read until something is for the library's task."""
-        while isinstance(frame := self._cutter.next(), str):
-            waiting = self._listener.hear(frame)
-            if waiting is not None:
-                return waiting
-        return frame
+        """Hand over whole messages and pongs from what was read until something is for the library's task."""
+        while (frame := self._cutter.next()) is not None:
+            if isinstance(frame, str):
+                waiting = self._listener.hear(frame)
+                if waiting is not None:
+                    return waiting
+            elif (payload := pong_payload(frame)) is not None:
+                self._listener.pong(payload)
+            else:
+                return frame
+        return None
 
     # ---- waiting
 

@@ -83,7 +83,9 @@ def _grid(across: _Scale, up: _Scale, below: str) -> list[str]:
         parts.append(f'<line class="grid" x1="{LEFT}" y1="{y:.1f}" x2="{WIDTH - RIGHT}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{value:,g}</text>')
     middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(f'<text x="{middle:.0f}" y="{HEIGHT - 12}" text-anchor="middle">{escape(below)}</text>')
+    parts.append(
+        f'<text x="{middle:.0f}" y="{HEIGHT - 12}" text-anchor="middle">{escape(below)} (dotted: linear growth)</text>'
+    )
     decades = min(across.high - across.low, up.high - up.low)
     first, last = (
         (across.at(10.0**across.low), up.at(10.0**up.low)),

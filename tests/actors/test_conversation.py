@@ -136,6 +136,28 @@ async def test_retries_of_what_an_earlier_incarnation_stored_are_recognised(auto
             assert chat.mitra.bodies() == [(2, "body of m2")]
 
 
+async def test_after_a_restart_no_more_ids_are_asked_for_than_there_are(autojump_clock: MockClock) -> None:
+    """Sessions that come back together share an answer, which has room for so many rows: what nobody needs would keep others out."""
+    async with open_house() as house:
+        chat = await house.opens()
+        for number in range(3):
+            chat.says(chat.customer, f"m{number}")
+        await wait_all_tasks_blocked()
+        asked: list[tuple[int, int]] = []
+        there = house.node.list_message_ids
+
+        async def list_message_ids(session_id: str, after_seq: int, limit: int) -> list[tuple[int, str, str]]:
+            asked.append((after_seq, limit))
+            return await there(session_id, after_seq, limit)
+
+        house.node.list_message_ids = list_message_ids  # type: ignore[method-assign]
+        chat.actor.conversation.forget_ids()
+        chat.says(chat.customer, "m1")
+        await wait_all_tasks_blocked()
+        assert asked == [(0, 3)]
+        assert chat.customer.answers[-1] == ("m1", 2)
+
+
 async def test_a_paused_session_refuses_what_is_new_and_acknowledges_what_was_stored(autojump_clock: MockClock) -> None:
     async with open_house() as house:
         chat = await house.opens()

@@ -1,5 +1,6 @@
 """The sender on a clock of its own: retries, lateness, acknowledgements, dead letters, death in the middle, a provider that is away."""
 
+import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -297,6 +298,21 @@ async def test_a_refusal_is_a_dead_letter_with_its_reason(autojump_clock: MockCl
     office.start()
     await trio.sleep(100)
     assert (row.status, row.error, len(office.courier.carried)) == (DEAD, "FCM 403 PERMISSION_DENIED", 1)
+
+
+async def test_what_is_tried_again_or_given_up_is_logged_with_its_session_and_why(
+    autojump_clock: MockClock, office: Office, caplog: pytest.LogCaptureFixture
+) -> None:
+    office.courier.says = lambda claim: Delivery(failure="FCM 503") if claim.tries < 2 else Delivery(refusal="FCM 403")
+    office.rows.add("a", session_id="s-1")
+    with caplog.at_level(logging.INFO, logger="halo"):
+        office.start()
+        await trio.sleep(10)
+    lines: list[Any] = [record.msg for record in caplog.records if "outbox_" in str(record.msg)]
+    assert [(line["event"], line["session_id"], line["why"]) for line in lines] == [
+        ("outbox_retry", "s-1", "FCM 503"),
+        ("outbox_dead_letter", "s-1", "FCM 403"),
+    ]
 
 
 async def test_a_refund_that_nobody_takes_for_a_day_is_a_dead_letter(

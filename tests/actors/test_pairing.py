@@ -1,5 +1,6 @@
 """The pairing desk and its searches, on a clock that jumps and rows in memory."""
 
+import logging
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -443,6 +444,20 @@ class TestAccept:
         assert session_id in house.rows.sessions
         async with open_house(house.rows) as successor:
             assert await successor.desk.restore() == 0
+
+
+    async def test_the_opening_of_a_session_is_logged_as_its_first_step_once(
+        self, house: House, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with caplog.at_level(logging.INFO, logger="halo"):
+            mitra_id = house.rows.add_mitra()
+            await house.search()
+            accepted = await house.desk.accept(house.offer(mitra_id), mitra_id)
+            assert await house.desk.accept(house.offer(mitra_id), mitra_id) == accepted
+        [line] = [record.msg for record in caplog.records if "session_step" in str(record.msg)]
+        assert isinstance(line, dict)
+        assert (line["session_id"], line["step"], line["before"]) == (accepted[0], "mitra_accepted", None)
+        assert (line["after"], line["cause"], line["version"]) == ("active", "payment_confirmed", 1)
 
 
 class TestOneWinner:

@@ -9,7 +9,7 @@ from trio.testing import MockClock
 from halo.actors.supervisor import RestartBudget
 from halo.errors import ActorFault
 from halo.session import SessionStatus
-from tests.actors.fakes import AWAY, START, Broken, Chat, Fault, open_house
+from tests.actors.fakes import AWAY, START, Broken, Chat, Fault, House, open_house
 from tests.actors.test_registry import refused_with, settle
 
 BROKEN = Fault(before=Broken)
@@ -231,3 +231,36 @@ async def test_draining_is_over_when_the_last_one_is_parked(
                 await settle()
                 held.set()
         assert chat.actor.is_parked
+
+
+class Stopped(trio.abc.Instrument):
+    """How many sessions left in the fullest turn of the event loop."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self._before = 0
+        self.fullest = 0
+
+    def after_io_wait(self, timeout: float) -> None:
+        self._before = len(self._house.registry)
+
+    def before_io_wait(self, timeout: float) -> None:
+        self.fullest = max(self.fullest, self._before - len(self._house.registry))
+
+
+async def test_a_drain_stops_its_sessions_in_parts_with_turns_of_the_loop_between(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten thousand that ended in one turn kept the loop for half a second."""
+    monkeypatch.setattr("halo.actors.roster.STOPPED_AT_ONCE", 5)
+    async with open_house() as house:
+        for _ in range(100):
+            await house.opens()
+        stopped = Stopped(house)
+        trio.lowlevel.add_instrument(stopped)
+        await house.registry.drain()
+        trio.lowlevel.remove_instrument(stopped)
+        assert len(house.registry) == 0
+        assert (
+            0 < stopped.fullest <= 25
+        )  # to end takes some turns, not always as many: parts may come together at the end

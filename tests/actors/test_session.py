@@ -791,11 +791,42 @@ async def test_of_many_deadlines_at_once_only_some_are_under_way(autojump_clock:
         asked_at = trio.current_time()
         await asker.asks()
         assert trio.current_time() - asked_at < 2
-        await trio.sleep(
-            2.5 * len(chats) / UNASKED_AT_ONCE
-        )  # who waited for half a second lets its people go first, and comes again
+        await trio.sleep(1.1 * len(chats) / UNASKED_AT_ONCE)
         assert {chat.row.status for chat in chats} <= {CLOSING, ENDED}
         assert most == UNASKED_AT_ONCE + 1  # and the one who asked
+
+
+async def test_who_waits_for_its_turn_is_not_woken_before(autojump_clock: MockClock) -> None:
+    """Ten thousand who tried again every second and a half kept each other from ever being done."""
+    async with open_house() as house:
+        chats = [await house.opens(minutes=1) for _ in range(200)]
+        commit = house.node.commit
+
+        async def slowly(*args: Any) -> Step:
+            await trio.sleep(0.5)
+            return await commit(*args)
+
+        house.node.commit = slowly  # type: ignore[method-assign, assignment]
+        await trio.sleep(59)
+        before = house.meters.taken_items.count
+        await trio.sleep(2 + 0.5 * len(chats) / UNASKED_AT_ONCE)
+        assert {chat.row.status for chat in chats} == {CLOSING}
+        assert house.meters.taken_items.count - before <= 2 * len(chats)  # to find that it has to wait, and to do it
+
+
+async def test_who_waits_for_its_turn_goes_on_with_its_people(autojump_clock: MockClock) -> None:
+    async with open_house() as house:
+        chats = [await house.opens(minutes=1) for _ in range(4 * UNASKED_AT_ONCE)]
+        held = trio.Event()
+        house.node.fails("commit", *[Fault(held=held)] * UNASKED_AT_ONCE)
+        await trio.sleep(60.1)
+        waiting = next(chat for chat in reversed(chats) if chat.row.status is ACTIVE)
+        waiting.says(waiting.customer, "m1")
+        await settle()
+        assert waiting.customer.answers == [("m1", 1)]
+        held.set()
+        await trio.sleep(1)
+        assert {chat.row.status for chat in chats} == {CLOSING}
 
 
 async def test_an_alarm_that_rang_before_the_credit_waits_for_it(autojump_clock: MockClock) -> None:

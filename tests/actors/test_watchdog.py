@@ -135,6 +135,7 @@ class Watched:
     rows: FakeRows
     skew_ms: int = 0
     trusted: bool = True
+    unreadable: tuple[str, ...] = ()
     searches: int = 0
 
     @property
@@ -167,6 +168,7 @@ async def open_watched(budget: RestartBudget | None = None, every_seconds: float
             skew_ms=lambda: watched.skew_ms,
             keeps_clocks=house.lease.keeps_clocks,
             mirror_trusted=lambda: watched.trusted,
+            unreadable_config=lambda: watched.unreadable,
         )
         watched = Watched(house, Watchdog(report, ports), rows)
         yield watched
@@ -289,6 +291,19 @@ async def test_a_clock_that_is_off_is_an_alarm(
         for watched.skew_ms, expected in ((2_000, set()), (-2_001, {"clock_agrees"}), (0, set())):
             await watched.dog.run()
             assert watched.alarms == expected
+
+
+async def test_a_configuration_that_cannot_be_read_is_an_alarm_that_names_its_keys(
+    autojump_clock: MockClock, claims_errors: list[logging.LogRecord]
+) -> None:
+    async with open_watched() as watched:
+        watched.unreadable = ("extension_default_action_on_timeout",)
+        await watched.dog.run()
+        assert watched.alarms == {"configuration_is_readable"}
+        assert watched.report.alarms["configuration_is_readable"].subjects == watched.unreadable
+        watched.unreadable = ()
+        await watched.dog.run()
+        assert watched.alarms == set()
 
 
 async def test_a_mirror_that_is_not_believed_is_an_alarm_after_a_minute(

@@ -48,11 +48,12 @@ class Office:
         assert (await page.path, page.status) == ("/", 200), await page.text()
         return page
 
-    async def audited(self, action: str) -> list[tuple[str, str]]:
-        """Who did that, and to what."""
+    async def audited(self, action: str, outcome: str = "done") -> list[tuple[str, str]]:
+        """Who did that, or tried to, and to what."""
         rows = await self.house.db.fetch_all(
-            "SELECT operator, subject FROM operator_actions WHERE action = %(action)s ORDER BY action_id",
-            {"action": action},
+            "SELECT operator, subject FROM operator_actions"
+            " WHERE action = %(action)s AND outcome = %(outcome)s ORDER BY action_id",
+            {"action": action, "outcome": outcome},
         )
         return [(row.operator, row.subject) for row in rows]
 

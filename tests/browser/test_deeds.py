@@ -36,6 +36,7 @@ async def test_a_mitra_is_deactivated_after_one_more_question_and_her_sockets_cl
         assert (await refusal_of(house.call(mitra, "GET", "/api/offers"))).status == 403
         assert await office.audited("deactivate_mitra") == [("admin", mitra.user_id)]
         await page.reload()  # asks nothing and repeats nothing
+        assert "She is shut out" not in await page.text("main")
         await page.submit("Let her in again")
         assert not await page.has("#available .bad")
         assert await office.audited("deactivate_mitra") == [("admin", mitra.user_id)]
@@ -63,6 +64,7 @@ async def test_a_bad_value_is_told_beside_its_field_and_a_good_one_applies_to_th
         current = house.own.parts.configuration.current()
         assert (current.max_extensions_per_session, current.max_minutes) == (20, 240)
         assert await office.audited("change_config") == []
+        assert await office.audited("change_config", "refused") == [("admin", "live_config")]
 
         await page.fill(LIMIT, "0")
         await page.fill("max_minutes", "240")

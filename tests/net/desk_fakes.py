@@ -17,7 +17,7 @@ from halo.actors.commands import View
 from halo.availability import Available, Verdict
 from halo.clock import Moment, rfc3339
 from halo.config import LiveConfig, RefusalOutcome, TimeoutAction
-from halo.errors import Busy, IdempotencyMismatch, InvalidState, NotFound, Refusal, SessionNotActive
+from halo.errors import Busy, IdempotencyMismatch, InvalidState, NotFound, Refusal, SessionNotActive, StoreUnavailable
 from halo.events import EndedBy
 from halo.net.api import create_api
 from halo.net.desk import Desk
@@ -274,6 +274,10 @@ class FakeLiveConfig:
     current: LiveConfig = field(default_factory=LiveConfig)
     stored: LiveConfig = field(default_factory=LiveConfig)
     changed_by: str | None = None
+    unreadable: list[str] = field(default_factory=list)
+
+    async def load(self) -> tuple[LiveConfig, Sequence[str]]:
+        return self.stored, self.unreadable
 
     async def change(
         self, changes: Mapping[str, object], changed_by: str, *, expected_version: int | None = None
@@ -281,6 +285,7 @@ class FakeLiveConfig:
         if expected_version not in {None, self.stored.version}:
             raise InvalidState
         self.stored, self.changed_by = config.change(self.stored, changes), changed_by
+        self.unreadable = [key for key in self.unreadable if key not in changes]
         return self.stored
 
     def apply(self, changed: LiveConfig) -> None:
@@ -488,6 +493,11 @@ class FakeConnections:
 @dataclass
 class FakeOperators:
     recorded: list[tuple[Any, ...]] = field(default_factory=list)
+    outcomes: list[str] = field(default_factory=list)
+    """`attempted`, `done` or the code, for each of `recorded`."""
+    refused: list[tuple[str, ...]] = field(default_factory=list)
+    is_away: bool = False
+    """Neither an outcome nor a refusal can be written down."""
     asked: list[tuple[Any, ...]] = field(default_factory=list)
     sessions: dict[str, SessionRecord] = field(default_factory=dict)
     refunds: OperatedRefunds = field(default_factory=lambda: OperatedRefunds(refunds=(), next_cursor=None))
@@ -523,8 +533,21 @@ class FakeOperators:
         self.asked.append((status, limit, cursor))
         return self.refunds
 
-    async def record(self, operator: str, action: str, subject: str, details: Mapping[str, Any]) -> None:
+    async def record_attempt(self, operator: str, action: str, subject: str, details: Mapping[str, Any]) -> int:
         self.recorded.append((operator, action, subject, details))
+        self.outcomes.append("attempted")
+        return len(self.outcomes) - 1
+
+    async def record_outcome(self, action_id: int, code: str | None) -> None:
+        if self.is_away:
+            raise StoreUnavailable
+        assert self.outcomes[action_id] == "attempted"
+        self.outcomes[action_id] = code or "done"
+
+    async def record_refusal(self, operator: str, action: str, subject: str, code: str) -> None:
+        if self.is_away:
+            raise StoreUnavailable
+        self.refused.append((operator, action, subject, code))
 
 
 class FakeAvailability:

@@ -9,7 +9,7 @@ from halo.errors import NotFound, RateLimited
 from halo.net.status.ports import Gatehouse
 from halo.operator_account import LinkSpent, Role, SignedIn
 from halo.store.operator_sessions import IDLE_MS, LIFETIME_MS, TOUCH_MS
-from halo.store.sign_in_tries import TRIES, WINDOW_MS
+from halo.store.sign_in_tries import TRIES, WINDOW_MS, WRONG_PASSWORD, tries_of
 
 
 @dataclass
@@ -35,6 +35,8 @@ class FakeGatehouse:
     open_sessions: dict[str, OpenSession] = field(default_factory=dict)
     counted: dict[int, tuple[str, Moment]] = field(default_factory=dict)
     numbers: int = 0
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    """Who did not come in, and why; the real room writes it into the trail."""
 
     async def find_password(self, name: str) -> str | None:
         return self.rows[name].password_hash if name in self.rows else None
@@ -76,13 +78,14 @@ class FakeGatehouse:
         self.open_sessions.pop(session_token, None)
 
     async def take(self, name: str, address: str) -> Sequence[int]:
-        subjects, now = (f"account {name}", f"address {address}"), self.clock.now()
+        subjects, now = {f"account {name}": TRIES, f"address {address}": tries_of(address)}, self.clock.now()
         waits = [0]
-        for subject in subjects:
+        for subject, most in subjects.items():
             moments = sorted(at for of, at in self.counted.values() if of == subject and at > now - WINDOW_MS)
-            if len(moments) >= TRIES:
-                waits.append(moments[-TRIES] + WINDOW_MS - now)
+            if len(moments) >= most:
+                waits.append(moments[-most] + WINDOW_MS - now)
         if max(waits) > 0:
+            self.failed.append((name, RateLimited.code))
             raise RateLimited(retry_after_ms=max(waits))
         taken = []
         for subject in subjects:
@@ -94,6 +97,9 @@ class FakeGatehouse:
     async def give_back(self, taken: Sequence[int]) -> None:
         for number in taken:
             self.counted.pop(number, None)
+
+    async def fail(self, name: str) -> None:
+        self.failed.append((name, WRONG_PASSWORD))
 
     def gatehouse(self) -> Gatehouse:
         return Gatehouse(accounts=self, sessions=self, tries=self)

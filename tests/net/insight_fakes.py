@@ -21,6 +21,7 @@ from halo.store.lookout import (
     RefundSum,
     SeenMitra,
     SessionFilter,
+    Thing,
 )
 from halo.watch import WatchReport
 
@@ -36,6 +37,7 @@ class FakeLookout:
     )
     asked: list[tuple[Any, ...]] = field(default_factory=list)
     sessions: list[OperatedSession] = field(default_factory=list)
+    things: list[Thing] = field(default_factory=list)
     mitras: list[SeenMitra] = field(default_factory=list)
     failure_counts: list[Counted] = field(default_factory=list)
     failures: list[Failed] = field(default_factory=list)
@@ -53,6 +55,10 @@ class FakeLookout:
     async def list_sessions(self, wanted: SessionFilter, limit: int, cursor: str | None) -> Sequence[OperatedSession]:
         self.asked.append(("sessions", wanted, limit, cursor))
         return self.sessions[:limit]
+
+    async def list_things(self, beginning: str, limit: int = 5) -> Sequence[Thing]:
+        self.asked.append(("things", beginning, limit))
+        return self.things
 
     async def list_mitras(
         self, state: str | None, search: str | None, heard_since: Moment, limit: int, cursor: str | None
@@ -81,9 +87,9 @@ class FakeLookout:
         return self.refund_sums
 
     async def list_actions(
-        self, operator: str | None, subject: str | None, limit: int, cursor: int | None
+        self, operator: str | None, subject: str | None, outcome: str | None, limit: int, cursor: int | None
     ) -> Sequence[OperatorAction]:
-        self.asked.append(("actions", operator, subject, limit, cursor))
+        self.asked.append(("actions", operator, subject, outcome, limit, cursor))
         return self.actions[:limit]
 
     async def list_watchdog_actions(self, session_id: str, limit: int = 50) -> Sequence[OperatorAction]:

@@ -67,6 +67,7 @@ class Provider:
     expires_in: int = 3600
     token_reply: Reply | None = None
     assertions: list[str] = field(default_factory=list)
+    token_requests: list[Request] = field(default_factory=list)
 
     async def serve(self, *, task_status: trio.TaskStatus[list[trio.SocketListener]]) -> None:
         await trio.serve_tcp(self.converse, 0, host="127.0.0.1", task_status=task_status)
@@ -84,6 +85,7 @@ class Provider:
             pass  # whoever asked has left
 
     def _give_token(self, request: Request) -> Reply:
+        self.token_requests.append(request)
         self.assertions += parse_qs(request.body.decode())["assertion"]
         if self.token_reply is not None:
             return self.token_reply

@@ -26,6 +26,7 @@ from halo.store.lookout import (
     Outcome,
     RefundSum,
     SeenMitra,
+    Thing,
     Waiting,
 )
 from halo.sweep import SweepReport
@@ -124,6 +125,10 @@ def fill(house: House, count: int = 1, text: str = "word") -> None:
         refunds=tuple(refund(number, text) for number in range(min(count, 50))), next_cursor=None
     )
     lookout.sessions = [operated(number, status=text) for number in numbers]
+    lookout.things = [
+        Thing(kind=kind, thing_id=an_id(8), status=text, customer_id=CUSTOMER, mitra_id=MITRA, session_id=None)
+        for kind in ("refund", text)
+    ]
     lookout.mitras = [
         SeenMitra(
             mitra_id=an_id(number), display_name=text, state="silent", last_heartbeat_at=NOON - 90_000, capacity=1,
@@ -151,7 +156,7 @@ def fill(house: House, count: int = 1, text: str = "word") -> None:
     lookout.actions = [
         OperatorAction(
             action_id=number + 1, operator=text, action=text, subject=text, details={"reason": text, text: {"a": text}},
-            at=NOON,
+            at=NOON, outcome="refused", code=text, times=3, trace_id=text,
         )
         for number in numbers
     ]  # fmt: skip

@@ -1,6 +1,7 @@
 """The admin listener of a desk of fakes on a real socket, and browsers that go to it: cookies, forms, and the headers of real ones."""
 
 import re
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -28,6 +29,9 @@ _TOKEN = re.compile(r'name="csrf_token" value="([0-9a-f]+)"')
 _KEPT: dict[str, str] = {}
 CHEAP: Final = (2, 1, 1)
 """What a hash costs in these tests; that it costs more, and where that is paid, `tests/net/test_status_passwords.py` proves."""
+
+UNUSED_TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""Everything here is plain HTTP; left alone, each client reads a whole machine's certificates, 20 ms a test."""
 
 
 async def stored(password: str) -> str:
@@ -125,7 +129,7 @@ async def open_site(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> AsyncIte
         [address] = await nursery.start(
             partial(serve_http, house.admin, [listener], stop=stop, door=Door(gate, flusher))
         )
-        async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
+        async with httpx.AsyncClient(verify=UNUSED_TLS, trust_env=False, timeout=20) as client:
             yield Site(house, f"http://{address}", client)
         nursery.cancel_scope.cancel()
 

@@ -164,8 +164,11 @@ async def test_an_operator_changes_the_configuration_and_deactivates_a_mitra(db:
         assert (done.status_code, done.json()["revoked_auth_sessions"]) == (200, 1)
         refused = await served.api.get("/api/mitra/status", headers=bearer(mitra))
         assert (refused.status_code, refused.json()["code"]) == (403, "MITRA_DEACTIVATED")
-        trail = await db.fetch_all("SELECT action FROM operator_actions ORDER BY action_id")
-        assert "deactivate_mitra" in {row.action for row in trail}
-        assert len(trail) == 2
+        trail = await db.fetch_all("SELECT action, outcome, code FROM operator_actions ORDER BY action_id")
+        assert [tuple(row) for row in trail] == [
+            ("change_config", "done", None),
+            ("change_config", "refused", "VALIDATION_ERROR"),
+            ("deactivate_mitra", "done", None),
+        ]
         assert (await served.admin.get("/api/overview")).json()["mitras_deactivated"] == 1
         assert (await served.admin.get("/readyz")).json()["status"] == "ok"

@@ -147,3 +147,24 @@ def test_an_id_in_a_path_is_a_uuid_in_any_case_and_nothing_else_is_found() -> No
     for text in ("1", given_id + "0", given_id.replace("-", ""), "..", given_id[:-1] + "\n"):
         with pytest.raises(NotFound):
             decode_places({"session_id": text})
+
+
+@pytest.mark.parametrize(
+    ("raw", "named"),
+    [
+        (b'{"price_per_minute": 1, "price_per_minute": 2}', ["price_per_minute"]),
+        (b'{"a": 1, "b": 2, "\\u0061": 1, "b": 2, "a": 3}', ["a", "b"]),
+        (b'{"' + b"x" * 500 + b'": 1, "' + b"x" * 500 + b'": 1}', ["x" * 64]),
+    ],
+)
+def test_an_object_that_says_a_thing_twice_is_refused_naming_it_once(raw: bytes, named: list[str]) -> None:
+    """Or the last one would win in silence, whichever was meant."""
+    with pytest.raises(ValidationFailed) as refused:
+        decode_object(raw)
+    assert [error["field"] for error in refused.value.errors] == named
+
+
+def test_an_object_that_says_each_thing_once_is_decoded_as_it_is() -> None:
+    raw = b'{"a": [{"b": 1}, {"b": 2}], "b": {"a": 1e3}, "c": ' + b"9" * 18 + b"}"
+    found = decode_object(raw)
+    assert (found["a"], found["b"]) == ([{"b": 1}, {"b": 2}], {"a": 1000.0})

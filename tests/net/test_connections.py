@@ -17,7 +17,7 @@ from halo import protocol
 from halo.clock import Clock
 from halo.decoding import FrameDecoder
 from halo.net.connection import Connection, Limits
-from halo.net.connections import PING_SECONDS, PONG_SECONDS, Connections
+from halo.net.connections import CLOSED_AT_ONCE, PING_SECONDS, PONG_SECONDS, Connections
 from halo.net.stream import PING_FRAME, SocketStream
 from halo.net.tokens import Identity, Tokens
 from halo.session import Party
@@ -320,3 +320,39 @@ async def test_who_was_let_in_before_and_comes_after_everybody_was_sent_away_is_
         await trio.testing.wait_all_tasks_blocked()
         assert len(nursery.child_tasks) == 1
         connections.remove(late)
+
+
+class Closings(trio.abc.Instrument):
+    """How many sockets were closed in the fullest turn of the event loop."""
+
+    def __init__(self, sockets: list[Socket]) -> None:
+        self._sockets = sockets
+        self._before = 0
+        self.fullest = 0
+
+    def after_io_wait(self, timeout: float) -> None:
+        self._before = sum(socket.is_closing for socket in self._sockets)
+
+    def before_io_wait(self, timeout: float) -> None:
+        self.fullest = max(self.fullest, sum(socket.is_closing for socket in self._sockets) - self._before)
+
+
+@pytest.mark.parametrize("why", ["drain", "expiry"])
+async def test_many_are_closed_in_parts_with_turns_of_the_loop_between(autojump_clock: MockClock, why: str) -> None:
+    """Ten thousand goodbyes in one turn kept everybody waiting for half a second."""
+    connections = new_connections()
+    sockets = [
+        Socket(connections, who(user=f"u-{number}", expires_at=START + 5_000)) for number in range(5 * CLOSED_AT_ONCE)
+    ]
+    closings = Closings(sockets)
+    async with trio.open_nursery() as nursery:
+        trio.lowlevel.add_instrument(closings)
+        if why == "drain":
+            await connections.send_all_away(0, 2_000, "draining")
+        else:
+            await nursery.start(connections.serve)
+            await trio.sleep(10)
+        trio.lowlevel.remove_instrument(closings)
+        nursery.cancel_scope.cancel()
+    assert all(socket.is_closing for socket in sockets)
+    assert closings.fullest == CLOSED_AT_ONCE

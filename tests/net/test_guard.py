@@ -120,8 +120,14 @@ class Ear:
         else:
             self._close(code)
 
+    def pong(self, payload: bytes) -> None:
+        self._weigh(len(payload))
+
     def sip(self) -> None:
-        code = None if self._judge is None else self._judge(0)
+        self._weigh(0)
+
+    def _weigh(self, size: int) -> None:
+        code = None if self._judge is None else self._judge(size)
         if code is not None:
             self._close(code)
 

@@ -272,7 +272,7 @@ async def test_a_transfer_that_would_find_nobody_is_refused_and_the_session_goes
     answer = await house.operate("POST", f"/api/sessions/{SESSION}/transfer")
     assert (answer.status, answer.code) == (409, "INVALID_STATE")
     assert "No other mitra" in answer.json["detail"]
-    assert (house.sessions.asked, house.operators.recorded) == ([], [])
+    assert (house.sessions.asked, house.operators.outcomes) == ([], ["INVALID_STATE"])
     house.availability.others = (MITRA, "another")
     assert (await house.operate("POST", f"/api/sessions/{SESSION}/transfer")).status == 200
     house.availability.others = ()  # what is not active is refused for that, whoever is there

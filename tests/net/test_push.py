@@ -84,6 +84,19 @@ class TestSending:
         assert claims["iss"] == "halo@halo-test.iam.gserviceaccount.com"
         assert claims["scope"].endswith("/firebase.messaging")
 
+    async def test_the_call_for_an_access_token_is_a_leg_of_the_trace_of_the_push_that_needs_it(
+        self, google: Google
+    ) -> None:
+        await google.deliver(a_claim(PHONE, traceparent=TRACE))
+        google.provider.answers = lambda request: (
+            Reply(401) if request.headers["authorization"] == "Bearer access-1" else Reply()
+        )
+        other = TRACE.replace("a", "c")
+        await google.deliver(a_claim(PHONE, traceparent=other))
+        first, second = [request.headers["traceparent"] for request in google.provider.token_requests]
+        assert (first[:35], second[:35]) == (TRACE[:35], other[:35])
+        assert (first, second) != (TRACE, other)
+
     async def test_every_phone_gets_it_in_its_own_language(self, google: Google) -> None:
         delivery = await google.deliver(a_claim(PHONE, TABLET))
         assert sorted(delivery.reached) == ["a-1", "a-2"]
@@ -355,8 +368,9 @@ async def test_no_proxy_of_the_environment_is_used(google: Google, monkeypatch: 
 
 async def test_without_credentials_a_push_is_a_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="halo"):
-        assert await PushLog().deliver(a_claim(PHONE)) == Delivery()
+        assert await PushLog().deliver(a_claim(PHONE, session_id="s-1")) == Delivery()
     assert "o-1" in caplog.text
+    assert "s-1" in caplog.text
     assert "offer" in caplog.text
     for secret in (PHONE.token, "Permintaan", "Seseorang"):
         assert secret not in caplog.text

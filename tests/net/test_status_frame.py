@@ -280,6 +280,75 @@ async def test_without_a_reason_that_says_something_nothing_is_read(site: Site, 
     assert site.house.operators.recorded == []
 
 
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "\u200b" * 12,
+        "A reason \u202ethat turns",
+        "\u3164" * 12,
+        "a" + "\u0301" * 12,
+        "\u2800" * 12,
+        "A bell\x07 rings here",
+    ],
+)
+async def test_a_reason_that_cannot_be_seen_opens_nothing(site: Site, reason: str) -> None:
+    operator = await site.signed_in()
+    answer = await operator.submit("/", f"/sessions/{SESSION}/messages", reason=reason)
+    assert answer.status_code == 422
+    assert site.house.operators.recorded == []
+    assert site.house.operators.refused == [("admin", "read_messages", SESSION, "VALIDATION_ERROR")]
+
+
+# ---- what is told of what was done
+
+
+async def test_what_was_done_is_told_once_and_only_to_whom_did_it(site: Site) -> None:
+    operator, other = await site.signed_in(), await site.signed_in("another")
+    answer = await operator.submit("/", f"/mitras/{MITRA}/activate")
+    assert answer.headers["location"] == f"/mitras/{MITRA}"
+    other.cookies["halo_done"] = operator.cookies["halo_done"]
+    assert "She may sign in again." not in told(await other.get("/mitras"))
+    assert "She may sign in again." not in told(await operator.get("/mitras", {"X-Halo-Live": "1"}))
+    assert "She may sign in again." in told(await operator.get("/mitras"))
+    assert "halo_done" not in operator.cookies
+    assert "She may sign in again." not in told(await operator.get("/mitras"))
+
+
+@pytest.mark.parametrize("carried", ["end_session", "end_session.", "end_session." + "0" * 64, ".", ""])
+async def test_no_link_and_no_made_up_cookie_makes_halo_say_that_something_was_done(site: Site, carried: str) -> None:
+    operator = await site.signed_in()
+    operator.cookies["halo_done"] = carried
+    page = await operator.get("/?done=end_session")
+    assert page.status_code == 200
+    assert "The session has ended." not in told(page)
+
+
+# ---- what was refused
+
+
+@pytest.mark.parametrize("action", [action for action in ACTIONS if not action.own], ids=lambda action: action.name)
+async def test_what_a_viewer_tried_and_what_came_with_a_foreign_form_is_on_the_trail(
+    site: Site, action: Action
+) -> None:
+    viewer, operator = await site.signed_in("vera", Role.VIEWER), await site.signed_in()
+    sent = {"csrf_token": form_token(viewer.session_token)}
+    assert (await viewer.post(path_of(action), sent)).status_code == 403
+    assert (await operator.post(path_of(action), sent)).status_code == 403
+    entries = site.house.operators.refused
+    assert [(who, what, code) for who, what, _, code in entries] == [
+        ("vera", action.name, "FORBIDDEN"),
+        ("admin", action.name, "FORBIDDEN"),
+    ]
+    assert all(subject in path_of(action) for _, _, subject, _ in entries)
+    assert nothing_happened(site.house)
+
+
+async def test_a_refusal_is_told_though_it_cannot_be_written_down(site: Site) -> None:
+    site.house.operators.is_away = True
+    viewer = await site.signed_in("vera", Role.VIEWER)
+    assert (await viewer.submit("/", f"/sessions/{SESSION}/end")).status_code == 403
+
+
 async def test_an_action_is_written_down_under_the_name_of_who_did_it(site: Site) -> None:
     for name in ("admin", "another"):
         operator = await site.signed_in(name)

@@ -50,13 +50,13 @@ async def test_deactivating_shows_what_would_end_and_then_does_it(site: Site) ->
     assert "her 1 living session ends." in question
     assert site.house.connections.closed == []
     answer = await operator.submit(f"/mitras/{MITRA}/deactivate", f"/mitras/{MITRA}/deactivate")
-    assert answer.headers["location"] == f"/mitras/{MITRA}?done=deactivate_mitra"
+    assert answer.headers["location"] == f"/mitras/{MITRA}"
     assert site.house.connections.closed == [(MITRA, CLOSE_DEACTIVATED)]
     assert [asked[:2] for asked in site.house.sessions.asked] == [("end", SESSION)]
     page = await operator.get(f"/mitras/{MITRA}")
     assert "deactivated no: she was shut out" in told(page)
     answer = await operator.submit(f"/mitras/{MITRA}", f"/mitras/{MITRA}/activate")
-    assert answer.headers["location"] == f"/mitras/{MITRA}?done=activate_mitra"
+    assert answer.headers["location"] == f"/mitras/{MITRA}"
     assert ("activated", MITRA) in site.house.mirror.told
 
 

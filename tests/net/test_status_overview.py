@@ -8,7 +8,8 @@ import trio
 
 from halo.net.status.overview import KEPT_SECONDS
 from halo.sweep import SweepReport
-from tests.net.desk_fakes import NOON
+from halo.watch import Alarm
+from tests.net.desk_fakes import NOON, PAYMENT
 from tests.net.status_rows import fill
 from tests.net.status_site import Site, open_site, told
 
@@ -32,6 +33,14 @@ async def test_an_alarm_stands_on_top_with_what_to_do_and_the_first_of_its_subje
     assert "1 alarm actors run (1, since just now ): Look at Valkey." in page
     assert "and 2 more" in page
     assert page.index("1 alarm") < page.index("living")
+
+
+async def test_what_an_alarm_names_by_its_id_can_be_followed(site: Site) -> None:
+    subjects = (PAYMENT, "valkey")
+    site.house.alarms = [Alarm(name="m6", sentence="Look.", since=NOON, violations=2, subjects=subjects)]
+    page = (await (await site.signed_in()).get("/")).text
+    assert f'href="/sessions?q={PAYMENT}"' in page
+    assert 'q=valkey"' not in page
 
 
 async def test_the_watchdogs_last_round_is_told_with_its_alarms_and_that_it_is_late(site: Site) -> None:

@@ -8,6 +8,7 @@ import pytest
 from halo.outbox import OutboxKind
 from halo.oversight import OperatedRefunds
 from halo.store.lookout import Waiting
+from tests.net.desk_fakes import PAYMENT
 from tests.net.status_rows import an_id, fill, refund
 from tests.net.status_site import Site, open_site, told
 
@@ -28,6 +29,13 @@ async def test_refunds_are_summed_and_listed_with_why(site: Site) -> None:
     assert ("due", 50, None) in site.house.operators.asked
 
 
+async def test_a_refund_is_shown_with_its_id_and_that_of_its_payment(site: Site) -> None:
+    site.house.operators.refunds = OperatedRefunds(refunds=(refund(1, "x"),), next_cursor=None)
+    page = (await (await site.signed_in()).get("/refunds")).text
+    for each in (an_id(1), PAYMENT):
+        assert f'href="/sessions?q={each}"' in page
+
+
 async def test_the_next_page_of_refunds_keeps_the_filter(site: Site) -> None:
     site.house.operators.refunds = OperatedRefunds(refunds=(refund(1, "x"),), next_cursor=an_id(1))
     page = (await (await site.signed_in()).get("/refunds?status=dead")).text
@@ -39,10 +47,11 @@ async def test_a_dead_letter_is_tried_again_under_the_operators_name(site: Site)
     operator = await site.signed_in()
     assert "the provider answered 410" in told(await operator.get("/outbox"))
     answer = await operator.submit("/outbox", f"/outbox/{an_id(0)}/replay")
-    assert answer.headers["location"] == "/outbox?done=replay_letter"
+    assert answer.headers["location"] == "/outbox"
     assert site.house.inside.letters.replayed == [(an_id(0), "admin")]
     missing = await operator.submit("/outbox", f"/outbox/{an_id(9)}/replay")
     assert missing.status_code == 404
+    assert site.house.operators.refused == [("admin", "replay_outbox", an_id(9), "NOT_FOUND")]
 
 
 async def test_dead_letters_of_one_kind_are_asked_for_and_the_next_page_keeps_to_it(site: Site) -> None:

@@ -10,7 +10,7 @@ from halo.net.status.wording import unit_of
 from halo.oversight import Accounts
 from halo.store.lookout import OperatorAction, SessionFilter
 from halo.watch import WATCHES
-from tests.net.desk_fakes import NOON, PAYMENT, SESSION
+from tests.net.desk_fakes import MITRA, NOON, PAYMENT, SESSION
 from tests.net.status_rows import an_id, fill, record
 from tests.net.status_site import Site, open_site, told
 
@@ -28,7 +28,7 @@ async def test_every_filter_reaches_the_rows_and_stays_in_the_form(site: Site) -
     wanted = SessionFilter(
         status="ended", end_reason="no_mitra", topic="sensitive", since=NOON - 86_400_000, beginning="ab12-cd"
     )
-    assert site.house.inside.lookout.asked == [("sessions", wanted, 50, None)]
+    assert site.house.inside.lookout.asked == [("sessions", wanted, 50, None), ("things", "ab12-cd", 5)]
     for chosen in ("ended", "no_mitra", "sensitive", "day"):
         assert f'<option value="{chosen}" selected>' in page
     assert 'value="ab12-cd"' in page
@@ -100,19 +100,46 @@ async def test_ending_is_asked_about_and_then_done_under_the_operators_name(site
     assert "This cannot be undone." in question
     assert site.house.sessions.asked == []
     answer = await operator.submit(f"/sessions/{SESSION}/end", f"/sessions/{SESSION}/end")
-    assert answer.headers["location"] == f"/sessions/{SESSION}?done=end_session"
+    assert answer.headers["location"] == f"/sessions/{SESSION}"
     assert site.house.operators.recorded == [("admin", "end_session", SESSION, {"status": "active"})]
     assert [asked[0] for asked in site.house.sessions.asked] == ["end"]
+    assert site.house.operators.outcomes == ["done"]
+    again = await operator.submit("/", f"/sessions/{SESSION}/end")
+    assert (again.status_code, site.house.operators.outcomes) == (409, ["done", "SESSION_NOT_ACTIVE"])
+
+
+async def test_an_end_whose_outcome_could_not_be_written_down_is_told_as_done(site: Site) -> None:
+    operator = await site.signed_in()
+    site.house.operators.is_away = True
+    assert (await operator.submit("/", f"/sessions/{SESSION}/end")).status_code == 303
+    assert site.house.operators.outcomes == ["attempted"]
+
+
+async def test_what_else_has_the_id_is_listed_beside_the_sessions(site: Site) -> None:
+    fill(site.house)
+    page = await (await site.signed_in()).get(f"/sessions?q={PAYMENT}")
+    assert ("things", PAYMENT, 5) in site.house.inside.lookout.asked
+    assert "What else has such an id" in told(page)
+    assert f'href="/mitras/{MITRA}"' in page.text
 
 
 async def test_handing_on_is_asked_about_and_then_done(site: Site) -> None:
     fill(site.house)
     operator = await site.signed_in()
     answer = await operator.submit(f"/sessions/{SESSION}/transfer", f"/sessions/{SESSION}/transfer")
-    assert answer.headers["location"] == f"/sessions/{SESSION}?done=transfer_session"
+    assert answer.headers["location"] == f"/sessions/{SESSION}"
     assert site.house.sessions.asked == [("transfer", SESSION)]
     again = await operator.submit("/", f"/sessions/{SESSION}/transfer")
     assert again.status_code == 409
+    assert site.house.operators.outcomes == ["done", "SESSION_NOT_ACTIVE"]
+
+
+async def test_a_handing_on_that_nobody_could_take_is_on_the_trail_as_refused(site: Site) -> None:
+    site.house.availability.others = ()
+    operator = await site.signed_in()
+    assert (await operator.submit("/", f"/sessions/{SESSION}/transfer")).status_code == 409
+    assert [entry[1] for entry in site.house.operators.recorded] == ["transfer_session"]
+    assert site.house.operators.outcomes == ["INVALID_STATE"]
 
 
 async def test_a_session_that_has_ended_offers_nothing_to_do_and_does_not_tick(site: Site) -> None:

@@ -56,18 +56,20 @@ async def test_a_parked_session_is_tried_again_and_that_is_written_down_first(si
     fill(site.house)
     operator = await site.signed_in()
     answer = await operator.submit("/tasks", f"/tasks/{SESSION}/revive")
-    assert (answer.status_code, answer.headers["location"]) == (303, "/tasks?done=revive_session")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/tasks")
     assert site.house.inside.revived == [SESSION]
     assert site.house.operators.recorded == [("admin", "revive", SESSION, {})]
     assert "The session runs again." in told(await operator.get(answer.headers["location"]))
 
 
-async def test_a_session_that_is_not_parked_is_left_alone_and_nothing_is_written_down(site: Site) -> None:
+async def test_a_session_that_is_not_parked_is_left_alone_which_is_written_down(site: Site) -> None:
     operator = await site.signed_in()
     answer = await operator.submit("/tasks", f"/tasks/{SESSION}/revive")
     assert answer.status_code == 409
     assert "not parked on this node" in told(answer)
-    assert (site.house.inside.revived, site.house.operators.recorded) == ([], [])
+    assert site.house.inside.revived == []
+    assert site.house.operators.recorded == [("admin", "revive", SESSION, {})]
+    assert site.house.operators.outcomes == ["INVALID_STATE"]
 
 
 async def test_a_session_that_has_gone_elsewhere_meanwhile_is_said_to_have(site: Site) -> None:

@@ -47,6 +47,9 @@ class Peer:
         self.log.append(said)
         return self.on_hear(said)
 
+    def pong(self, payload: bytes) -> None:
+        self.log.append(f"pong {payload.decode()}")
+
     def sip(self) -> None:
         self.sips += 1
 
@@ -237,16 +240,34 @@ async def test_one_that_pours_messages_does_not_hold_up_another() -> None:
         assert max(steps) <= 2 * RECEIVE_BYTES // 90
 
 
-async def test_one_that_pours_pongs_does_not_hold_up_another() -> None:
-    """The library takes them without ever waiting."""
+@pytest.mark.parametrize("opcode", [PONG, PING], ids=["pongs", "pings"])
+async def test_one_that_pours_pongs_or_pings_does_not_hold_up_another(opcode: int) -> None:
+    """The library takes pings without ever waiting."""
     async with open_house() as house:
-        pouring = house.meet(frame(PONG, b"x" * 90) * 1_000, unix=True)
+        pouring = house.meet(frame(opcode, b"x" * 90) * 1_000, unix=True)
         speaking = house.meet(text("a"), unix=True)
         poured: list[int] = []
         speaking.on_hear = lambda _: poured.append(len(pouring.log))
         await until(lambda: len(pouring.log) == 1_000)
         assert len(poured) == 1
         assert poured[0] <= 2 * RECEIVE_BYTES // 90
+
+
+async def test_a_pong_is_heard_in_its_place_and_wakes_nobody() -> None:
+    async with open_house() as house:
+        peer = house.meet(text("a") + frame(PONG) + frame(PONG, b"mark") + text("b"))
+        await peer.heard("a", "pong ", "pong mark", "b")
+
+
+@pytest.mark.parametrize(
+    "wrong", [frame(PONG, b"x" * 126), frame(PONG, b"x", final=False), frame(PONG, b"x", reserved=0x40)],
+    ids=["long", "in parts", "reserved"],
+)  # fmt: skip
+async def test_a_wrong_pong_is_the_librarys(wrong: bytes) -> None:
+    async with open_house() as house:
+        peer = house.meet(wrong + text("behind it"))
+        await until(lambda: bool(peer.log))
+        assert not peer.log[0].startswith("pong")
 
 
 async def test_more_sockets_than_one_wake_takes_are_all_heard() -> None:

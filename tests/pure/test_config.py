@@ -65,6 +65,10 @@ BAD: list[tuple[str, Any]] = [
     ("price_per_minute", 10**11 + 1),
     ("currency", "idr"),
     ("currency", "IDRX"),
+    ("currency", "ZZZ"),
+    ("currency", "XXX"),
+    ("currency", "XAU"),
+    ("session_warning_seconds", [60, 300, 60]),
     ("currency", "IDR\n"),
     ("first_session_discount_percent", 101),
     ("min_minutes", 0),
@@ -92,6 +96,33 @@ def test_the_shortest_purchase_may_not_exceed_the_longest() -> None:
     with pytest.raises(ValidationFailed) as caught:
         change(LiveConfig(max_minutes=30), {"min_minutes": 31})
     assert [error["field"] for error in caught.value.errors] == ["min_minutes"]
+
+
+def test_the_longest_purchase_may_not_be_below_the_shortest() -> None:
+    with pytest.raises(ValidationFailed) as caught:
+        change(LiveConfig(min_minutes=30), {"max_minutes": 29})
+    assert caught.value.errors == ({"field": "max_minutes", "message": "Expected at least 30, the shortest purchase"},)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_refusal_speaks_to_people_and_of_no_type_or_pattern(key: str) -> None:
+    with pytest.raises(ValidationFailed) as caught:
+        change(LiveConfig(), {key: {}})
+    [error] = caught.value.errors
+    assert error["message"].startswith("Expected ")
+    assert not set(error["message"]) & set("`$^[]{}")
+    assert "None" not in error["message"]
+
+
+@pytest.mark.parametrize("code", ["IDR", "USD", "EUR", "JPY", "SGD", "XOF", "ZWG"])
+def test_a_currency_that_people_pay_with_is_accepted(code: str) -> None:
+    assert change(LiveConfig(), {"currency": code}).currency == code
+
+
+def test_what_was_accepted_once_is_read_though_it_would_be_refused_today() -> None:
+    """A release that drops a currency must not turn prices into those of the default."""
+    config, unreadable = read_stored({"currency": "BGN", "session_warning_seconds": [60, 60]}, 1)
+    assert (config.currency, config.session_warning_seconds, unreadable) == ("BGN", (60, 60), [])
 
 
 @pytest.mark.parametrize(("key", "value"), [("extension_timeout_seconds", 5), ("extension_timeout_seconds", 3600)])

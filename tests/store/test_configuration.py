@@ -99,7 +99,27 @@ async def test_what_cannot_be_read_is_one_alarm_for_each_version(
         assert "price_per_minute" in claims_errors[0].getMessage()
         stored.config = LiveConfig(version=1)
         await trio.sleep(10)
+        assert len(claims_errors) == 2
+        stored.unreadable = ["price_per_minute", "currency"]  # by hand, which makes no version
+        await trio.sleep(10)
+    assert len(claims_errors) == 3
+
+
+async def test_what_cannot_be_read_is_known_until_it_can_be_read(
+    autojump_clock: MockClock, claims_errors: list[logging.LogRecord]
+) -> None:
+    stored = Stored()
+    stored.config = LiveConfig(version=2)
+    configuration = new_configuration(stored)
+    for keys in ([], ["currency"], [], ["currency"]):
+        stored.unreadable = keys
+        await configuration.load()
+        assert list(configuration.unreadable()) == keys
     assert len(claims_errors) == 2
+    configuration.adopt(LiveConfig(version=3))  # replaced on this node; a reading that began before says nothing of it
+    assert list(configuration.unreadable()) == []
+    await configuration.load()
+    assert list(configuration.unreadable()) == []
 
 
 async def test_a_change_in_postgres_is_read_by_another_node(database_url: str) -> None:

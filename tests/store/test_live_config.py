@@ -84,6 +84,9 @@ async def test_a_stored_value_that_cannot_be_read_never_charges(store: LiveConfi
     config, unreadable = await store.load()
     assert config == LiveConfig(extension_default_action_on_timeout=TimeoutAction.AUTO_REJECT)
     assert set(unreadable) == {"extension_default_action_on_timeout", "max_minutes", "gone"}
+    same = await store.change({"extension_default_action_on_timeout": "auto_reject"}, "ann")
+    assert set((await store.load())[1]) == {"max_minutes", "gone"}
+    assert same.version == 1
     repaired = await store.change({"extension_default_action_on_timeout": "auto_approve", "max_minutes": 90}, "ann")
     assert await store.load() == (repaired, ["gone"])
 

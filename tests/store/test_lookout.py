@@ -189,12 +189,59 @@ async def test_refunds_are_summed_by_status_and_currency(db: Postgres, lookout: 
 async def test_the_trail_is_filtered_by_who_and_by_whom(db: Postgres, lookout: Lookout) -> None:
     for operator, subject in (("ani", "x"), ("budi", "x"), ("ani", "y")):
         await put(db, "operator_actions", operator=operator, action="end_session", subject=subject)
-    all_of = await lookout.list_actions(None, None, 50, None)
+    all_of = await lookout.list_actions(None, None, None, 50, None)
     assert [(row.operator, row.subject) for row in all_of] == [("ani", "y"), ("budi", "x"), ("ani", "x")]
-    assert [row.subject for row in await lookout.list_actions("ani", None, 50, None)] == ["y", "x"]
-    assert [row.operator for row in await lookout.list_actions(None, "x", 50, None)] == ["budi", "ani"]
-    assert len(await lookout.list_actions("ani", "x", 50, None)) == 1
-    assert len(await lookout.list_actions(None, None, 50, all_of[0].action_id)) == 2
+    assert [row.subject for row in await lookout.list_actions("ani", None, None, 50, None)] == ["y", "x"]
+    assert [row.operator for row in await lookout.list_actions(None, "x", None, 50, None)] == ["budi", "ani"]
+    assert len(await lookout.list_actions("ani", "x", None, 50, None)) == 1
+    assert len(await lookout.list_actions(None, None, None, 50, all_of[0].action_id)) == 2
+
+
+async def test_the_trail_is_filtered_by_what_became_of_it(db: Postgres, lookout: Lookout) -> None:
+    for outcome, code in (("done", None), ("refused", "FORBIDDEN"), ("attempted", None)):
+        more = {} if code is None else {"code": code}
+        await put(db, "operator_actions", operator="ani", action="end_session", subject="x", outcome=outcome, **more)
+    [refused] = await lookout.list_actions(None, None, "refused", 50, None)
+    assert (refused.outcome, refused.code, refused.times, refused.trace_id) == ("refused", "FORBIDDEN", 1, None)
+    assert [row.outcome for row in await lookout.list_actions("ani", "x", "attempted", 50, None)] == ["attempted"]
+
+
+async def test_whatever_an_alarm_names_leads_to_its_session_or_at_least_to_what_it_is(
+    db: Postgres, lookout: Lookout
+) -> None:
+    customer, mitra = await add_customer(db), await add_mitra(db)
+    session_id = await add_session(db, customer, mitra)
+    await extend(db, session_id, customer)
+    [asked] = await db.fetch_all("SELECT extension_id FROM session_extensions")
+    [own] = await db.fetch_all("SELECT payment_request_id AS id FROM chat_sessions")
+    lonely = await add_payment(db, customer, "failed")
+    await refund(db, payment_request_id=lonely, customer_id=customer, created_at=NOW)
+    await refund(db, payment_request_id=own.id, customer_id=customer, session_id=session_id, created_at=NOW)
+    refunds = {
+        row.payment_request_id: row.refund_id
+        for row in await db.fetch_all("SELECT payment_request_id, refund_id FROM refunds")
+    }
+    pairing_id, offer_id = new_id(), new_id()
+    times = {"deadline_at": NOW, "created_at": NOW}
+    await put(
+        db, "pairings", pairing_id=pairing_id, customer_id=customer, payment_request_id=own.id, status="matched",
+        session_id=session_id, **times,
+    )  # fmt: skip
+    await put(db, "offers", offer_id=offer_id, pairing_id=pairing_id, mitra_id=mitra, wave=1, **times)
+
+    for kind, of in (
+        ("payment", own.id), ("refund", refunds[own.id]), ("extension", asked.extension_id), ("search", pairing_id), ("offer", offer_id),
+    ):  # fmt: skip
+        [session] = await lookout.list_sessions(SessionFilter(beginning=of), 50, None)
+        assert session.session_id == session_id, kind
+        [thing] = await lookout.list_things(of[:18])
+        assert (thing.kind, thing.thing_id, thing.session_id, thing.customer_id) == (kind, of, session_id, customer)
+    for kind, of in (("payment", lonely), ("refund", refunds[lonely])):
+        assert await lookout.list_sessions(SessionFilter(beginning=of), 50, None) == []
+        [thing] = await lookout.list_things(of)
+        assert (thing.kind, thing.session_id, thing.customer_id) == (kind, None, customer)
+    assert [thing.kind for thing in await lookout.list_things(mitra)] == ["mitra"]
+    assert await lookout.list_things(new_id()) == []
 
 
 async def test_what_the_watchdog_did_to_a_session_is_listed_by_its_session(db: Postgres, lookout: Lookout) -> None:

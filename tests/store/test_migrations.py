@@ -266,3 +266,31 @@ async def test_what_several_mitras_of_one_session_said_before_is_put_under_each_
             "mitra", "customer", "mitra:2", "mitra:2", "mitra:3",
         ]  # fmt: skip
         assert {row.sender for row in await db.fetch_all(senders, {"id": quiet})} == {"mitra", "customer"}
+
+
+async def test_of_what_was_written_down_before_it_was_tried_nobody_claims_to_know_the_outcome(
+    empty_database_url: str, tmp_path: Path
+) -> None:
+    """0012: what a store wrote down with what it did is done; of the rest only the attempt is known."""
+    copy_files(tmp_path, "0001", "0011")
+    await migrate(empty_database_url, tmp_path)
+    rows = (
+        ("ani", "end_session"),
+        ("ani", "revive"),
+        ("watchdog", "revive"),
+        ("ani", "deactivate_mitra"),
+        ("ani", "read_messages"),
+    )
+    async with open_postgres(empty_database_url) as db:
+        for operator, action in rows:
+            values = {"operator": operator, "action": action}
+            await db.execute(
+                "INSERT INTO operator_actions (operator, action, subject) VALUES (%(operator)s, %(action)s, 'x')",
+                values,
+            )
+    copy_files(tmp_path, "0012", "0012")
+    assert await migrate(empty_database_url, tmp_path) == ["0012_audit_outcomes"]
+    async with open_postgres(empty_database_url) as db:
+        found = await db.fetch_all("SELECT outcome, times, code FROM operator_actions ORDER BY action_id")
+        assert [row.outcome for row in found] == ["attempted", "attempted", "done", "done", "attempted"]
+        assert {(row.times, row.code) for row in found} == {(1, None)}

@@ -19,7 +19,17 @@ from halo.store import sign_in_tries
 from halo.store.operator_accounts import OperatorAccounts
 from halo.store.operator_sessions import IDLE_MS, LIFETIME_MS, TOUCH_MS, OperatorSessions
 from halo.store.postgres import Postgres, Transaction, open_postgres
-from halo.store.sign_in_tries import LINE_MAX, TRIES, WINDOW_MS, SignInTries, lock_of, subjects_of
+from halo.store.sign_in_tries import (
+    HOUSE_TRIES,
+    LINE_MAX,
+    STRANGER,
+    TRIES,
+    UNKNOWN,
+    WINDOW_MS,
+    SignInTries,
+    lock_of,
+    subjects_of,
+)
 from tests.net.gatehouse_fakes import FakeGatehouse, Row
 
 NOON: Moment = 1_795_521_600_000
@@ -173,6 +183,15 @@ async def test_an_address_has_five_tries_on_all_accounts_together(ground: Ground
     await ground.tries.take("somebody else", "10.0.0.2")
 
 
+async def test_the_machine_itself_has_many_more_tries_but_not_any_number(ground: Ground) -> None:
+    for number in range(HOUSE_TRIES):
+        await ground.tries.take(f"name {number // TRIES}", ("127.0.0.1", "::1")[number // TRIES % 2])
+    for number in range(HOUSE_TRIES // 2):
+        await ground.tries.take(f"other name {number}", "127.0.0.1")
+    assert await refused(ground, "somebody else", "127.0.0.1") == WINDOW_MS
+    await ground.tries.take("somebody else", "::1")
+
+
 async def test_a_try_that_was_refused_is_not_counted_so_waiting_ends(ground: Ground) -> None:
     for _ in range(TRIES):
         await ground.tries.take("vera", "10.0.0.1")
@@ -308,3 +327,43 @@ async def test_names_are_kept_as_hashes_and_old_tries_are_forgotten(database_url
         await tries.take("vera", "10.0.0.1")
         assert await tries.delete_old(clock.moment) == 2
         assert len(await db.fetch_all("SELECT FROM sign_in_tries")) == 2
+
+
+async def test_what_came_to_nothing_at_the_door_is_a_row_for_a_name_and_a_minute(database_url: str) -> None:
+    async with open_postgres(database_url) as db:
+        await OperatorAccounts(db, SetClock()).add("vera", Role.VIEWER, "a test")
+        tries = SignInTries(db, SetClock())
+        for number in range(20):
+            await tries.fail("vera")
+            await tries.fail(f"my secret number {number}")
+        for _ in range(TRIES):
+            await tries.take("vera", "10.0.0.1")
+        with pytest.raises(RateLimited):
+            await tries.take("vera", "10.0.0.1")
+        rows = await db.fetch_all("SELECT * FROM operator_actions WHERE action = 'sign_in'")
+        assert {row.operator for row in rows} == {STRANGER}
+        told = [(row.subject, row.code, row.times) for row in rows]
+        assert "secret" not in str(rows)
+        for subject, code, times in (
+            ("vera", "WRONG_PASSWORD", 20),
+            (UNKNOWN, "WRONG_PASSWORD", 20),
+            ("vera", "RATE_LIMITED", 1),
+        ):
+            of = [row_times for row_subject, row_code, row_times in told if (row_subject, row_code) == (subject, code)]
+            assert sum(of) == times
+            assert len(of) <= 2  # a minute may end in between
+
+
+async def test_coming_in_and_going_out_is_on_the_trail(database_url: str) -> None:
+    async with open_postgres(database_url) as db:
+        accounts, sessions = OperatorAccounts(db, SetClock()), OperatorSessions(db, SetClock())
+        await accounts.add_first("vera", "hash", "a test")
+        token = await sessions.open("vera", "hash")
+        assert token is not None
+        await sessions.close(token)
+        await sessions.close(token)
+        rows = await db.fetch_all("SELECT action, operator, subject, outcome FROM operator_actions ORDER BY action_id")
+        assert [tuple(row) for row in rows[1:]] == [
+            ("sign_in", "vera", "vera", "done"),
+            ("sign_out", "vera", "vera", "done"),
+        ]

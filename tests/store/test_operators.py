@@ -7,8 +7,9 @@ import pytest
 
 from halo.errors import NotFound
 from halo.session import SessionStatus
-from halo.store.operators import Operators
+from halo.store.operators import OTHERS, REFUSALS_MAX, Operators
 from halo.store.postgres import Postgres, open_postgres
+from halo.trace import Trace, following
 from tests.store.rows import NOW, add_customer, add_mitra, add_payment, add_session, new_id
 
 
@@ -241,6 +242,40 @@ async def test_the_overview_counts_what_lives_and_what_is_owed(
 
 async def test_the_trail_says_who_did_what_to_whom(db: Postgres, operators: Operators) -> None:
     subject = new_id()
-    await operators.record("admin key", "end_session", subject, {"status": "active"})
-    [row] = await db.fetch_all("SELECT operator, action, subject, details FROM operator_actions")
-    assert tuple(row) == ("admin key", "end_session", subject, {"status": "active"})
+    trace = Trace.begun()
+    with following(trace):
+        action_id = await operators.record_attempt("admin key", "end_session", subject, {"status": "active"})
+    query = "SELECT operator, action, subject, details, trace_id, outcome, code FROM operator_actions"
+    [row] = await db.fetch_all(query)
+    what = ("admin key", "end_session", subject, {"status": "active"}, trace.trace_id)
+    assert tuple(row) == (*what, "attempted", None)
+    await operators.record_outcome(action_id, "SESSION_NOT_ACTIVE")
+    await operators.record_outcome(action_id, None)  # late: what was refused stays so
+    [row] = await db.fetch_all(query)
+    assert tuple(row) == (*what, "refused", "SESSION_NOT_ACTIVE")
+    await operators.record_outcome(await operators.record_attempt("ann", "end_session", subject, {}), None)
+    assert [row.outcome for row in await db.fetch_all(query + " ORDER BY action_id")] == ["refused", "done"]
+
+
+async def test_equal_refusals_of_a_minute_are_counted_in_one_row(db: Postgres, operators: Operators) -> None:
+    for _ in range(20):
+        await operators.record_refusal("vera", "end_session", "x", "FORBIDDEN")
+    await operators.record_refusal("vera", "end_session", "y", "FORBIDDEN")
+    rows = await db.fetch_all("SELECT subject, outcome, times FROM operator_actions ORDER BY action_id")
+    assert sum(row.times for row in rows) == 21
+    assert {row.subject for row in rows} == {"x", "y"}
+    assert len(rows) <= 4  # a minute may end in between
+    assert {row.outcome for row in rows} == {"refused"}
+
+
+async def test_whoever_makes_up_ids_cannot_fill_the_trail(db: Postgres, operators: Operators) -> None:
+    for _ in range(5 * REFUSALS_MAX):
+        await operators.record_refusal("vera", "end_session", new_id(), "FORBIDDEN")
+    [row] = await db.fetch_all(
+        "SELECT count(*) AS rows, sum(times)::bigint AS times,"
+        " sum(times) FILTER (WHERE subject = %(others)s)::bigint AS others FROM operator_actions",
+        {"others": OTHERS},
+    )
+    assert row.times == 5 * REFUSALS_MAX
+    assert row.rows <= 2 * (REFUSALS_MAX + 1)  # a minute may end in between
+    assert row.others >= 3 * REFUSALS_MAX

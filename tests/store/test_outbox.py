@@ -39,11 +39,13 @@ class House:
             "receipt": None,
             "told_by": None,
             "key": "offer:1",
+            "session_id": None,
         }
         await self.db.execute(
-            """INSERT INTO outbox (outbox_id, kind, user_id, template, payload, collapse_key, due_at, expires_at, receipt, told_by)
+            """INSERT INTO outbox (outbox_id, kind, user_id, template, payload, collapse_key, due_at, expires_at, receipt, told_by,
+                                   session_id)
                VALUES (%(outbox_id)s, 'push', %(user_id)s, 'offer', '{"offer_id": "1"}', %(key)s, at(%(due_at)s), at(%(expires_at)s),
-                       %(receipt)s, %(told_by)s)""",
+                       %(receipt)s, %(told_by)s, %(session_id)s)""",
             row | columns,
         )
         return str(row["outbox_id"])
@@ -120,6 +122,13 @@ class TestClaiming:
         assert (await house.row(outbox_id)).status == DUE, "whoever lost its claim changes nothing any more"
         await house.other.record([became(found, SENT)])
         assert (await house.row(outbox_id)).status == SENT
+
+    async def test_a_claim_says_which_session_it_is_about(self, house: House) -> None:
+        session_id = new_id()
+        await house.add(session_id=session_id)
+        assert (await house.claim()).session_id == session_id
+        await house.add()
+        assert (await house.claim()).session_id is None
 
     async def test_each_kind_has_its_own_line(self, house: House) -> None:
         await house.add_refund()

@@ -145,6 +145,53 @@ async def test_no_time_is_bought_for_a_session_that_has_ended(payments: Payments
         await buy(payments, customer, is_extension=True, session_id=session_id)
 
 
+@pytest.mark.parametrize("is_named", [True, False])
+async def test_no_time_is_sold_in_a_currency_that_the_session_could_never_take(
+    payments: Payments, db: Postgres, customer: str, is_named: bool
+) -> None:
+    """The currency was changed while the session ran: refused before anybody pays, and possible again once it is changed back."""
+    session_id = await add_session(db, customer, await add_mitra(db), "active")
+    options: dict[str, Any] = {"is_extension": True, "session_id": session_id if is_named else None}
+    with pytest.raises(PaymentMismatch) as refused:
+        await payments.create(customer, duration_minutes=5, config=LiveConfig(currency="USD"), **options)
+    assert refused.value.message == "The session is paid in IDR, and time is sold in USD now; none can be added to it."
+    assert await count(db, "payment_requests") == 1  # the session's own
+    assert (await buy(payments, customer, **options)).currency == "IDR"
+
+
+async def test_time_for_no_session_in_particular_is_sold_while_one_could_take_it(
+    payments: Payments, db: Postgres, customer: str
+) -> None:
+    dollars = LiveConfig(currency="USD")
+    for status in ("ended", "active"):
+        await add_session(db, customer, await add_mitra(db), status)
+        if status == "ended":  # nothing lives: it is for a session to come
+            payment = await payments.create(customer, duration_minutes=5, config=dollars, is_extension=True)
+            assert payment.currency == "USD"
+    in_dollars = await add_session(db, customer, await add_mitra(db), "active")
+    await db.execute("UPDATE chat_sessions SET currency = 'USD' WHERE session_id = %(id)s", {"id": in_dollars})
+    assert (await payments.create(customer, duration_minutes=5, config=dollars, is_extension=True)).currency == "USD"
+    await add_session(db, await add_customer(db), await add_mitra(db), "active")  # a stranger's says nothing
+
+
+async def test_a_first_session_is_sold_in_the_new_currency_beside_one_that_runs_in_the_old(
+    payments: Payments, db: Postgres, customer: str
+) -> None:
+    await add_session(db, customer, await add_mitra(db), "active")
+    payment = await payments.create(customer, duration_minutes=5, config=LiveConfig(currency="USD"))
+    assert (payment.currency, payment.amount) == ("USD", 5_000)
+
+
+async def test_what_was_asked_for_keeps_its_price_whatever_is_changed_before_it_is_paid(
+    payments: Payments, customer: str
+) -> None:
+    asked = await buy(payments, customer, is_first_session_discount=True)
+    dearer = LiveConfig(price_per_minute=9_000, currency="USD", first_session_discount_percent=0)
+    assert (await payments.create(customer, duration_minutes=5, config=dearer)).amount == 45_000
+    settled = (await pay(payments, asked)).payment
+    assert (settled.status, settled.amount, settled.currency) == (PaymentStatus.CONFIRMED, 2_500, "IDR")
+
+
 async def test_somebody_elses_session_looks_like_none(payments: Payments, db: Postgres, customer: str) -> None:
     foreign = await add_session(db, await add_customer(db), await add_mitra(db))
     for session_id in (foreign, NONEXISTENT):

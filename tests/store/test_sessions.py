@@ -554,6 +554,46 @@ async def test_who_takes_no_part_any_more_reads_nothing_whatever_her_node_believ
         await sessions.list_messages_to(successor, new_id(), 0, 10)
 
 
+async def test_a_crowd_that_comes_back_reads_its_histories_and_ids_in_a_few_statements(database_url: str) -> None:
+    """Each gets its own, in order and from where it was; a stranger among them gets nothing; and one connection is enough."""
+    async with open_postgres(database_url, size=1) as db, open_journal(db) as journal:
+        sessions = Sessions(db, OWNER)
+        chats = [(await open_session_row(db, OWNER)).session for _ in range(20)]
+        for number, chat in enumerate(chats):
+            await journal.append(chat.session_id, 1, lines(1, number + 1))
+        pages: dict[tuple[int, str], Page] = {}
+        ids: dict[int, list[tuple[int, str, str]]] = {}
+        strangers = 0
+
+        async def read(number: int, reader_id: str) -> None:
+            pages[number, reader_id] = await sessions.list_messages_to(reader_id, chats[number].session_id, 2, 200)
+
+        async def read_ids(number: int) -> None:
+            ids[number] = await sessions.list_message_ids(chats[number].session_id, 0, number + 1)
+
+        async def pry(number: int) -> None:
+            nonlocal strangers
+            with pytest.raises(NotFound):
+                await sessions.list_messages_to(chats[number - 1].mitra_id, chats[number].session_id, 0, 200)
+            strangers += 1
+
+        before = db.statements
+        async with trio.open_nursery() as nursery:
+            for number, chat in enumerate(chats):
+                for reader_id in (chat.customer_id, chat.mitra_id):
+                    nursery.start_soon(read, number, reader_id)
+                nursery.start_soon(read_ids, number)
+                nursery.start_soon(pry, number)
+        # 60 pages of 200 at 1,000 rows an answer, each statement but the last with five; ids go into the next one all together
+        assert db.statements - before <= 1 + 12 + 1 + 2
+        assert strangers == 20
+        for number, chat in enumerate(chats):
+            expected = Page(await sessions.list_messages(chat.session_id, 2, 200), number + 1)
+            assert [message.seq for message in expected.messages] == list(range(3, number + 2))
+            assert pages[number, chat.customer_id] == pages[number, chat.mitra_id] == expected
+            assert ids[number] == [(seq, "customer", f"customer-{seq}") for seq in range(1, number + 2)]
+
+
 # ---- looking things up
 
 

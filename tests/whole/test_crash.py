@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from tests.store.postmaster import run_postmaster
-from tests.stores import TEMPLATE, Stores, make_template, open_database
+from tests.stores import TEMPLATE, Stores, make_template, open_database, roomy_directory
 from tests.whole.hand_over import HAND_OVER_MINUTE_SECONDS, HandOver
 from tests.whole.ordeal import MINUTES_SECONDS, Ordeal, OutOfTime, open_zygote
 
@@ -60,7 +60,8 @@ async def play(
 @pytest.fixture(scope="module")
 def many_connections() -> Iterator[str]:
     """A Postgres for more plays than the shared one has connections for, with halo's template in it."""
-    with tempfile.TemporaryDirectory(prefix="crash-") as home, run_postmaster(Path(home) / "data", **POSTGRES) as own:
+    place = tempfile.TemporaryDirectory(prefix="crash-", dir=roomy_directory())
+    with place as home, run_postmaster(Path(home) / "data", **POSTGRES) as own:
         make_template(own.url)
         yield own.url
 

@@ -11,7 +11,7 @@ import click.testing
 import pytest
 import trio
 
-from halo import checks, cli, doctor, store_checks
+from halo import checks, cli, doctor, server_checks, store_checks
 from halo.checks import Finding
 from halo.demo.stage import open_stage
 from halo.store.migrations import list_migrations, migrate
@@ -44,7 +44,7 @@ def failed(findings: Mapping[str, Finding]) -> set[str]:
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine of tests is not a sick one."""
-    monkeypatch.setattr(checks, "HEALTH_SECONDS", 30.0)
+    monkeypatch.setattr(server_checks, "HEALTH_SECONDS", 30.0)
     monkeypatch.setattr("halo.store.vitals.VALKEY_SECONDS", 30.0)
 
 
@@ -149,11 +149,12 @@ async def test_a_valkey_that_does_not_answer_fails_alone(database_url: str, url:
     assert "eviction" not in findings
 
 
-async def test_a_database_without_its_migrations_fails_and_stays_as_it_is(
+async def test_a_database_without_its_migrations_is_a_warning_and_stays_as_it_is(
     empty_database_url: str, valkey_url: str
 ) -> None:
     findings, status = await examined(environment_of(empty_database_url, valkey_url))
-    assert (failed(findings) - {"durability"}, status) == ({"migrations"}, 1)
+    assert failed(findings) == {"durability"}
+    assert (findings["migrations"].status, status) == ("warn", 1)  # the tests' Postgres has no fsync
     assert "halo migrate" in findings["migrations"].advice
     assert "invariants" not in findings
     async with open_postgres(empty_database_url) as db:
@@ -166,7 +167,7 @@ async def test_a_pending_migration_and_a_changed_one_are_told_apart(empty_databa
     async with open_postgres(empty_database_url) as db:
         await db.execute("DELETE FROM schema_migrations WHERE name = %(name)s", {"name": last})
         findings, _ = await examined(environment_of(empty_database_url, valkey_url))
-        assert findings["migrations"].fact == f"1 to be applied: {last}"
+        assert findings["migrations"].fact.endswith(f" applied, 1 to be applied: {last}")
         await db.execute("INSERT INTO schema_migrations VALUES (%(name)s, 'another')", {"name": last})
         findings, _ = await examined(environment_of(empty_database_url, valkey_url))
         assert findings["migrations"].fact == f"not of this version: {last}"
@@ -205,12 +206,12 @@ def test_a_secret_that_nobody_made_up_by_dice_is_a_warning(tmp_path: Path) -> No
     assert findings["webhook_secret"].status == "warn"
 
 
-def test_a_bind_that_is_open_to_others_is_a_warning(tmp_path: Path) -> None:
-    environment = environment_of("postgresql:///halo", "unix:///nowhere", HALO_WS_BIND="0.0.0.0:8800")
+async def test_a_bind_that_is_open_to_others_is_a_warning(tmp_path: Path) -> None:
+    environment = environment_of("postgresql:///halo", "unix:///nowhere", HALO_WS_BIND="0.0.0.0:0")
     settings, _ = doctor.read_settings(environment, {}, tmp_path)
-    [finding] = checks.binds(settings)
+    finding = await server_checks.binds(settings, server_checks.Running(embedded=False, holder=None, state=None))
     assert finding.status == "warn"
-    assert "HALO_WS_BIND 0.0.0.0:8800" in finding.fact
+    assert "HALO_WS_BIND 0.0.0.0:0" in finding.fact
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,13 @@ import gc
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
+from typing import Any
 
+import pytest
 import trio
 
-from halo.collector import STAYING_OBJECTS, spare_the_old
+from halo.collector import LOOKED_SECONDS, LOOKS, STAYING_OBJECTS, Tidying, spare_the_old
 from tests.whole.house import PATIENCE_SECONDS, House, open_house
 from tests.whole.wire import chat_path, open_wire
 
@@ -23,12 +26,15 @@ LONG_LIVED = (
 
 @contextmanager
 def switched_off() -> Iterator[None]:
+    """What was there before, which is all that a worker has ever imported and run, is not looked through again."""
     gc.collect()
+    gc.freeze()
     gc.disable()
     try:
         yield
     finally:
         gc.enable()
+        gc.unfreeze()
 
 
 def collect_by_type() -> Counter[str]:
@@ -101,3 +107,27 @@ def test_what_survives_a_full_collection_is_set_aside_when_it_is_much() -> None:
         gc.callbacks[:] = [callback for callback in gc.callbacks if callback.__module__ != "halo.collector"]
         gc.set_threshold(*threshold)
         gc.unfreeze()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "looks"), [(0.0, LOOKS), (LOOKED_SECONDS / 4, 4), (LOOKED_SECONDS, 1)], ids=["little", "some", "much"]
+)
+def test_what_is_new_is_looked_through_each_time_and_everything_the_sooner_the_more_is_new(
+    seconds: float, looks: int
+) -> None:
+    looked: list[int] = []
+
+    def note(phase: str, found: dict[str, Any]) -> None:
+        if phase == "stop":
+            looked.append(found["generation"])
+
+    passing = count()
+    tidying = Tidying(clock=lambda: next(passing) * seconds)
+    with switched_off():
+        gc.callbacks.append(note)
+        try:
+            for _ in range(2 * looks):
+                tidying.look()
+        finally:
+            gc.callbacks.remove(note)
+    assert looked == ([1] * looks + [2]) * 2

@@ -49,9 +49,11 @@ async def test_each_decision_tells_the_trace_of_whoever_asked_for_it_and_a_deadl
             cancel = f"/api/chat/{session_id}/extensions/{asked['extension_id']}"
             await house.call(customer, "DELETE", cancel, traceparent=f"00-{OTHER}-{SPAN}-00")
             with trio.fail_after(PATIENCE_SECONDS):
-                while len(steps(logged)) < 3:
+                while len(steps(logged)) < 4:
                     await trio.sleep(0.01)
-    told = [(line["step"], line.get("trace_id")) for line in steps(logged)[:3]]
+    opened, *told = [(line["step"], line.get("trace_id")) for line in steps(logged)[:4]]
+    assert opened[0] == "mitra_accepted"
+    assert opened[1] not in {None, ID, OTHER}  # the mitra's own call
     assert told[:2] == [("extension_requested", ID), ("extension_cancelled", OTHER)]
     assert told[2] == ("deadline_reached", None)
     assert {line["session_id"] for line in steps(logged)} == {session_id}

@@ -75,3 +75,20 @@ async def test_money_that_a_session_left_behind_is_given_back_and_the_alarm_is_o
             while "m7_nothing_left_undecided" in await alarms(house):
                 await trio.sleep(0.05)
         await house.require_invariants()
+
+
+async def test_a_configuration_that_cannot_be_read_is_an_alarm_until_somebody_saves_the_key_also_as_it_stands(
+    database_url: str, valkey_url: str, claims_errors: list[logging.LogRecord]
+) -> None:
+    name, policy = "configuration_is_readable", "extension_default_action_on_timeout"
+    async with open_house(database_url, valkey_url, HALO_WATCHDOG_SECONDS="0.2") as house:
+        await house.db.execute(
+            "INSERT INTO live_config (key, value) VALUES (%(key)s, '\"auto_aprove\"')", {"key": policy}
+        )
+        assert (await until_alarms_are(house, name))[name]["subjects"] == [policy]
+        assert (await house.operate("GET", "/api/config"))[policy] == "auto_reject"
+        assert await metric(house, f'halo_invariant_violations{{invariant="{name}"}}') == 1
+        await house.configure(**{policy: "auto_reject"})
+        await until_alarms_are(house)
+        [row] = await house.db.fetch_all("SELECT value FROM live_config WHERE key = %(key)s", {"key": policy})
+        assert row.value == "auto_reject"

@@ -13,6 +13,7 @@ from halo.net.desk import Desk
 from halo.net.status.guesses import Guesses
 from halo.net.status.passwords import Passwords
 from halo.net.status.section import Context, Done, Section, Shown, Visit
+from halo.net.trail import Trail
 from halo.operator_account import PASSWORD_CHARACTERS, check_password
 
 PATH: Final = "/account"
@@ -23,7 +24,7 @@ TITLE: Final = "Your account"
 def account_section(desk: Desk, passwords: Passwords) -> Section:
     """The page `/account`."""
     section, gatehouse = Section(), desk.gatehouse
-    guesses = Guesses(gatehouse, passwords)
+    guesses, trail = Guesses(gatehouse, passwords), Trail(desk.operators)
 
     @section.page(PATH, title=TITLE, template=TEMPLATE)
     async def account(visit: Visit) -> Context:  # noqa: ARG001  # the frame tells every page who looks at it
@@ -32,7 +33,8 @@ def account_section(desk: Desk, passwords: Passwords) -> Section:
     @section.action("/account/password", name="change_password", done="Your password is changed.", own=True)
     async def change_password(visit: Visit) -> Done | Shown:
         try:
-            await change(visit)
+            async with trail.refusals(visit.operator, "change_password", visit.operator):
+                await change(visit)
         except ValidationFailed as refusal:
             context = {"refusal": refusal, "characters": PASSWORD_CHARACTERS}
             return Shown(TEMPLATE, context, TITLE, refusal.status)

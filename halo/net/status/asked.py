@@ -84,5 +84,5 @@ def next_page(cursor: str | int | None) -> str | None:
     """This very list from `cursor` on, as an address; None at its end."""
     if cursor is None:
         return None
-    kept = {name: value for name, value in request.args.items() if value and name not in {"cursor", "done"}}
+    kept = {name: value for name, value in request.args.items() if value and name != "cursor"}
     return f"{request.path}?{urlencode({**kept, 'cursor': cursor})}"

@@ -1,6 +1,7 @@
 """The live configuration as a form: each key with its meaning, value, default and bounds; a change by all or none; and who changed what when.
 
-What a person changed is found by comparing with what the form showed, so that a field nobody touched reverts nobody else's change. What
+What a person changed is found by comparing with what the form showed, so that a field nobody touched reverts nobody else's change. Of a key
+whose stored value cannot be read the form says so instead of what it was, so that any saving replaces that value by what is shown. What
 is acceptable is decided in `halo/config.py` and nowhere else. It must never write what was not validated there. Read next:
 `halo/config.py`, `halo/store/live_config.py`.
 """
@@ -50,6 +51,8 @@ class Setting:
     bounds: str
     is_number: bool
     wrong: str | None
+    is_unreadable: bool
+    """What is stored for it means nothing to this version; `was` is what stands in for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +68,11 @@ def configuration_section(desk: Desk) -> Section:
     section, operations = Section(), Operations(desk)
 
     async def shown(form: Mapping[str, str], wrong: Mapping[str, str], message: str | None) -> Context:
-        current = desk.current_config()
+        current, (_, unreadable) = desk.current_config(), await desk.live_config.load()
         return {
-            "settings": [_setting(key, current, form, wrong) for key in KEYS],
+            "settings": [_setting(key, current, form, wrong, is_unreadable=key in unreadable) for key in KEYS],
+            "unreadable": [key for key in unreadable if key in KEYS],
+            "unknown": [key for key in unreadable if key not in KEYS],
             "config_version": current.version,
             "message": message,
             "errors": [{"field": key, "message": sentence} for key, sentence in wrong.items()],
@@ -90,7 +95,7 @@ def configuration_section(desk: Desk) -> Section:
                 raise ValidationFailed("Nothing was changed: every value is as it was.")
             await operations.change_config(_parsed(entered), visit.operator, _version(visit.form))
         except ValidationFailed as refusal:
-            wrong = {str(error["field"]): _sentence(str(error["message"])) for error in refusal.errors}
+            wrong = {error["field"]: error["message"] for error in refusal.errors}
             context = await shown(entered, wrong, refusal.message)
             return Shown(TEMPLATE, context, TITLE, HTTPStatus.UNPROCESSABLE_ENTITY)
         except InvalidState as refusal:
@@ -101,11 +106,6 @@ def configuration_section(desk: Desk) -> Section:
     return section
 
 
-def _sentence(message: str) -> str:
-    """For people, to whom a type of Python says nothing."""
-    return message.replace("Expected `int`, got `str`", "Expected a whole number")
-
-
 def _version(form: Mapping[str, str]) -> int:
     text = form.get("version", "")
     if not _WHOLE.fullmatch(text):
@@ -113,7 +113,9 @@ def _version(form: Mapping[str, str]) -> int:
     return int(text)
 
 
-def _setting(key: str, current: LiveConfig, entered: Mapping[str, str], wrong: Mapping[str, str]) -> Setting:
+def _setting(
+    key: str, current: LiveConfig, entered: Mapping[str, str], wrong: Mapping[str, str], *, is_unreadable: bool
+) -> Setting:
     kind = _kind(key)
     was = told(getattr(current, key))
     return Setting(
@@ -127,6 +129,7 @@ def _setting(key: str, current: LiveConfig, entered: Mapping[str, str], wrong: M
         bounds=_bounds(kind),
         is_number=kind.of is int,
         wrong=wrong.get(key),
+        is_unreadable=is_unreadable,
     )
 
 

@@ -28,13 +28,16 @@ from halo.net.status.answers import put_headers
 from halo.net.status.away import look_around
 from halo.net.status.credentials import SESSION_COOKIE, TOKEN_FIELD, Cookies, form_token, require_own_form
 from halo.net.status.rendering import Renderer, load_assets
+from halo.net.status.seals import Seals
 from halo.net.status.section import Action, Done, Page, Section, Shown, Visit
+from halo.net.trail import Trail
 from halo.operator_account import Role, SignedIn
 from halo.resources import Problem
 from halo.routes import Route, Who
 
 SIGN_IN_PATH: Final = "/sign-in"
-DONE_FIELD: Final = "done"
+DONE_COOKIE: Final = "halo_done"
+"""Carries what was done to the one page that tells of it; with a seal, so that no link and no other page makes halo say so."""
 LIVE_HEADER: Final = "X-Halo-Live"
 """Sent by `static/status.js` when the page fetches its parts anew: a fetch that no person made."""
 FORM_FIELDS_MAX: Final = 64
@@ -56,6 +59,8 @@ class Frame:
         self._done = {action.name: action.done for action in self.actions}
         if len(self._done) != len(self.actions):
             raise ValueError("two actions have the same name")
+        self._seals = Seals()
+        self._trail = Trail(desk.operators)
         self._renderer = Renderer()
         self._assets = load_assets()
         self._menu = [(page.menu, page.path) for page in self.pages if page.menu is not None]
@@ -111,27 +116,46 @@ class Frame:
             g.visit,
             places=decode_places(places),
             query=decode_query(route, request.args),
-            done=self._done.get(request.args.get(DONE_FIELD, "")),
+            done=self._just_done(who),
         )
-        return self.render(page.template, {**await page.view(visit), "visit": visit}, title=page.title)
+        response = self.render(page.template, {**await page.view(visit), "visit": visit}, title=page.title)
+        if visit.done is not None:
+            self.cookies.take(response, DONE_COOKIE)
+        return response
+
+    def _just_done(self, who: SignedIn) -> str | None:
+        """The sentence of the action that led here, once; a page that renews itself takes it from nobody."""
+        if LIVE_HEADER in request.headers:
+            return None
+        name = self._seals.opened(who.name, self.cookies.shown(DONE_COOKIE))
+        return None if name is None else self._done.get(name)
 
     async def _act(self, action: Action, **places: str) -> Response:
         form = await read_form()
         signed_in = await self.find_signed_in()
         if signed_in is None:
             return sign_in_first()
-        cookie, who = signed_in
-        require_own_form(cookie, form.get(TOKEN_FIELD, ""))
-        g.visit = _visit(cookie, who)
-        if who.role is not Role.OPERATOR and not action.own:
-            raise Forbidden("You may look at everything here, and change nothing.")
-        if self.desk.draining():
-            raise Draining
-        visit = replace(g.visit, places=decode_places(places), form=form)
+        (cookie, who), ids = signed_in, decode_places(places)
+        tried = (who.name, action.name, next(iter(ids.values()), action.path))
+        async with self._trail.refusals(*tried):
+            require_own_form(cookie, form.get(TOKEN_FIELD, ""))
+            g.visit = _visit(cookie, who)
+            if who.role is not Role.OPERATOR and not action.own:
+                raise Forbidden("You may look at everything here, and change nothing.")
+            if self.desk.draining():
+                raise Draining
+        visit = replace(g.visit, places=ids, form=form)
         with trio.move_on_after(WRITE_SECONDS, shield=True):
-            match await action.act(visit):
+            try:
+                result = await action.act(visit)
+            except ValidationFailed as refusal:  # of the form itself: what operations refuse, they write down
+                await self._trail.refused(*tried, refusal)
+                raise
+            match result:
                 case Done(to=to):
-                    return go_to(f"{to}{'&' if '?' in to else '?'}{DONE_FIELD}={action.name}")
+                    response = go_to(to)
+                    self.cookies.give(response, DONE_COOKIE, self._seals.sealed(who.name, action.name))
+                    return response
                 case Shown() as shown:
                     context = {**shown.context, "visit": visit}
                     return self.render(shown.template, context, title=shown.title, status=shown.status)

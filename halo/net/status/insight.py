@@ -23,6 +23,7 @@ from halo.store.lookout import (
     RefundSum,
     SeenMitra,
     SessionFilter,
+    Thing,
 )
 from halo.watch import WatchReport
 
@@ -35,6 +36,8 @@ class Lookout(Protocol):
     async def list_sessions(
         self, wanted: SessionFilter, limit: int, cursor: str | None
     ) -> Sequence[OperatedSession]: ...
+
+    async def list_things(self, beginning: str, limit: int = ...) -> Sequence[Thing]: ...
 
     async def list_mitras(
         self, state: str | None, search: str | None, heard_since: Moment, limit: int, cursor: str | None
@@ -53,7 +56,7 @@ class Lookout(Protocol):
     async def sum_refunds(self, now: Moment) -> Sequence[RefundSum]: ...
 
     async def list_actions(
-        self, operator: str | None, subject: str | None, limit: int, cursor: int | None
+        self, operator: str | None, subject: str | None, outcome: str | None, limit: int, cursor: int | None
     ) -> Sequence[OperatorAction]: ...
 
     async def list_watchdog_actions(self, session_id: str, limit: int = ...) -> Sequence[OperatorAction]: ...

@@ -40,6 +40,8 @@ class SignInTries(Protocol):
 
     async def give_back(self, taken: Sequence[int]) -> None: ...
 
+    async def fail(self, name: str) -> None: ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gatehouse:

@@ -7,7 +7,7 @@ mark anything as paid. Read next: `halo/outbox.py`, `halo/store/outbox.py`.
 from typing import Final
 
 from halo.net.desk import Desk
-from halo.net.operations import Operations
+from halo.net.operations import REPLAY, Operations
 from halo.net.status import asked
 from halo.net.status.section import Context, Done, Section, Visit
 from halo.outbox import OutboxKind, OutboxStatus
@@ -55,7 +55,7 @@ def refunds_section(desk: Desk) -> Section:
             "now": desk.clock.now(),
         }
 
-    @section.action(OUTBOX_PATH + "/{outbox_id}/replay", name="replay_letter", done="It is tried again.")
+    @section.action(OUTBOX_PATH + "/{outbox_id}/replay", name=REPLAY, done="It is tried again.")
     async def replay(visit: Visit) -> Done:
         await operations.replay_letter(visit.places["outbox_id"], visit.operator)
         return Done(OUTBOX_PATH)

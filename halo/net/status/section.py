@@ -6,15 +6,12 @@ rules and a test can walk through all of them. It must never decide who may do w
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
-from halo.errors import ValidationFailed
 from halo.net.body import QueryValues
+from halo.net.status.reason import reason_of
 from halo.operator_account import Role
 from halo.routes import Query
-
-REASON_CHARACTERS: Final = (10, 500)
-"""Ten make a sentence that can be understood a year later; more than 500 is a report, which belongs elsewhere."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +44,7 @@ class Visit:
         Raises:
             ValidationFailed
         """
-        reason = " ".join(self.form.get("reason", "").split())
-        shortest, longest = REASON_CHARACTERS
-        if not shortest <= len(reason) <= longest:
-            wrong = {"field": "reason", "message": f"Say why, in {shortest} to {longest} characters."}
-            raise ValidationFailed(f"A reason of {shortest} to {longest} characters is needed.", errors=[wrong])
-        return reason
+        return reason_of(self.form.get("reason", ""))
 
 
 Context: TypeAlias = Mapping[str, Any]

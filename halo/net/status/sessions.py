@@ -48,6 +48,9 @@ def sessions_section(desk: Desk) -> Section:
         found = await desk.insight.lookout.list_sessions(wanted, asked.ROWS, cursor)
         return {
             "sessions": found,
+            "things": []
+            if wanted.beginning is None or cursor
+            else await desk.insight.lookout.list_things(wanted.beginning),
             "wanted": wanted,
             "span": span,
             "statuses": SESSION_FILTERS,

@@ -70,6 +70,7 @@ class SignIn:
         session_token = await self._open_session(name, password, address)
         if session_token is None:
             _log.warning("sign_in_refused", peer=address)
+            await self._gatehouse.tries.fail(name)
             context = {"wanted": wanted, "name": name, "refused": REFUSED}
             return self._form("sign_in.html", context, title="Sign in", status=HTTPStatus.UNAUTHORIZED)
         return await self._enter(session_token, wanted)

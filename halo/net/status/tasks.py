@@ -13,6 +13,7 @@ from halo.net.desk import Desk
 from halo.net.operations import Operations
 from halo.net.status import asked
 from halo.net.status.section import Context, Done, Section, Visit
+from halo.watch import Repair
 
 PATH: Final = "/tasks"
 LISTED_AT_MOST: Final = 100
@@ -41,7 +42,7 @@ def tasks_section(desk: Desk) -> Section:
             "now": desk.clock.now(),
         }
 
-    @section.action("/tasks/{session_id}/revive", name="revive_session", done="The session runs again.")
+    @section.action("/tasks/{session_id}/revive", name=Repair.REVIVE.value, done="The session runs again.")
     async def revive(visit: Visit) -> Done:
         await operations.revive_session(visit.places["session_id"], visit.operator)
         return Done(PATH)
