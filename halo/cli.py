@@ -25,6 +25,7 @@ from halo.errors import Refusal
 from halo.explain import explain_session
 from halo.load.command import load
 from halo.log import chosen_format, configure_logging
+from halo.net.service_account import CredentialsUnusable, load_service_account
 from halo.operator_account import Role, operator_name
 from halo.settings import SETTINGS, SettingInvalid, Settings
 from halo.store.database_url import DatabaseUrlRefused, require_readable
@@ -58,6 +59,16 @@ def read_settings(flags: dict[str, str | None]) -> Settings:
         sys.exit(2)
     configure_logging(settings.log_level, chosen_format(settings.log_format, sys.stderr))
     return settings
+
+
+def require_credentials(settings: Settings) -> None:
+    """A bad file is a bad setting, and is refused before a whole Postgres was made for nothing."""
+    if settings.fcm_credentials is not None:
+        try:
+            load_service_account(settings.fcm_credentials)
+        except CredentialsUnusable as unusable:
+            click.echo(f"halo: {unusable}", err=True)
+            sys.exit(2)
 
 
 def run_told(run: Callable[[], Any]) -> Any:
@@ -100,6 +111,7 @@ def serve(**flags: str | None) -> None:
     of JSON on standard output names the addresses; logs go to standard error.
     """
     settings = read_settings(flags)
+    require_credentials(settings)
 
     def announce(ready: dict[str, Any]) -> None:
         click.echo(json.dumps(ready, separators=(",", ":")))
@@ -222,7 +234,7 @@ def reset_operator(name: str, **flags: str | None) -> None:
 def doctor(as_json: bool, full: bool, **flags: str | None) -> None:
     """Tell whether this halo can run and does, and what to do where not. Changes nothing.
 
-    Give it the settings that `halo serve` gets. It looks at settings and secrets, the machine, versions, the running server, Postgres
+    Give it the settings that `halo serve` gets. It looks at settings and secrets, the binds, the machine, versions, the running server, Postgres
     (reachable, durable, migrated, quick, its clock), Valkey, the nodes, and at what must always hold: of what lives and what has
     changed within two days, with --full of everything. It works beside a running server, also one with embedded stores; without one it
     says so. Each line is ok, warn or fail, a fact, and below it what to do.

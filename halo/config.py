@@ -8,11 +8,12 @@ Read next: `halo/extension.py`, which copies the policy onto each request.
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Final, get_type_hints
+from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
 
+from halo import currencies
 from halo.errors import ValidationFailed
 
 _PRICE_HIGHEST: Final = 10**11
@@ -101,15 +102,47 @@ def change(config: LiveConfig, changes: Mapping[str, object]) -> LiveConfig:
             errors.append({"field": key, "message": "halo has no such key"})
             continue
         try:
-            accepted[key] = msgspec.convert(value, KEYS[key], strict=True)
-        except msgspec.ValidationError as error:
-            errors.append({"field": key, "message": str(error)})
+            accepted[key] = _accept(key, value)
+        except msgspec.ValidationError:
+            errors.append({"field": key, "message": _expected(key)})
     if not errors:
         changed = msgspec.structs.replace(config, **accepted, version=config.version + 1)
         if changed.min_minutes <= changed.max_minutes:
             return changed
-        errors.append({"field": "min_minutes", "message": "Expected min_minutes <= max_minutes"})
+        if "min_minutes" in changes:
+            sentence = f"Expected at most {changed.max_minutes}, the longest purchase"
+            errors.append({"field": "min_minutes", "message": sentence})
+        else:
+            sentence = f"Expected at least {changed.min_minutes}, the shortest purchase"
+            errors.append({"field": "max_minutes", "message": sentence})
     raise ValidationFailed("Nothing was changed: some values are not acceptable.", errors=errors)
+
+
+def _accept(key: str, value: object) -> Any:
+    """Stricter than what is stored must be: what was accepted once stays what it was, whatever the list of currencies says by now.
+
+    Raises:
+        msgspec.ValidationError
+    """
+    accepted = msgspec.convert(value, KEYS[key], strict=True)
+    if key == "currency" and accepted not in currencies.ACTIVE:
+        raise msgspec.ValidationError("not a currency")
+    if isinstance(accepted, tuple) and len(set(accepted)) < len(accepted):
+        raise msgspec.ValidationError("a number twice")
+    return accepted
+
+
+def _expected(key: str) -> str:
+    """What the key takes, for people: to them a type or a pattern says nothing."""
+    kind, meta = get_args(KEYS[key])
+    if key == "currency":
+        return "Expected the three capital letters of a currency that ISO 4217 lists, such as IDR"
+    if get_origin(kind) is tuple:
+        each = get_args(get_args(kind)[0])[1]
+        return f"Expected at most {meta.max_length} whole numbers from {each.ge} to {each.le}, none of them twice"
+    if kind is int:
+        return f"Expected a whole number from {meta.ge} to {meta.le}"
+    return f"Expected {' or '.join(kind)}"
 
 
 def read_stored(values: Mapping[str, object], version: int) -> tuple[LiveConfig, list[str]]:

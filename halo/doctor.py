@@ -1,27 +1,35 @@
 """`halo doctor`: whether this halo can run and does, as one line for each thing that it looked at: ok, warn or fail, and what to do.
 
 It must never change anything: no store is started or stopped, no migration applied, no secret made up. What cannot be looked at
-because something before it failed is left out, and that something says why. Read next: `halo/checks.py` and `halo/store_checks.py`, what is looked at.
+because something before it failed is left out, and that something says why. Read next: `halo/checks.py`, `halo/server_checks.py` and
+`halo/store_checks.py`, what is looked at.
 """
 
+import errno
+import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 from urllib.parse import quote
 
 import msgspec
 
-from halo import __version__, checks, store_checks
+from halo import __version__, checks, server_checks, store_checks
 from halo.checks import Finding, Status
 from halo.clock import SystemClock
 from halo.errors import StoreUnavailable
+from halo.secrets import open_home
+from halo.setting import value_of
 from halo.settings import SETTINGS, SettingInvalid, Settings
 from halo.store.database_url import DatabaseUrlRefused, require_readable
 from halo.store.postgres import Postgres, open_postgres
 from halo.store.valkey_link import ValkeyUrlRefused, choose_link
 
 Progress = Callable[[str], None]
+_SAY_WHERE: Final = {"data_dir", "database_url", "valkey_url"}
+"""The settings that are read first: they say where the secrets are."""
 
 
 class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,15 +81,20 @@ def read_settings(
 ) -> tuple[Settings, bool]:
     """The settings as a start would read them, and whether it would be the first on its data directory.
 
-    A first start makes up its secrets: here they are made in `spare`, for nothing may be left behind.
+    A start makes up the secrets that are missing: here they are made in `spare`, which borrows those that are kept.
 
     Raises:
         SettingInvalid, DatabaseUrlRefused, ValkeyUrlRefused
     """
-    [row] = [row for row in SETTINGS if row.field == "data_dir"]
-    home = Path((flags.get("data_dir") or environment.get(row.name) or row.default or "").strip())
-    is_first = not (home / "secrets").is_dir()
-    settings = Settings.read(environment, {**flags, "data_dir": str(spare)} if is_first else flags)
+    given = {row.field: value_of(row, environment, flags) for row in SETTINGS if row.field in _SAY_WHERE}
+    home: Path = given["data_dir"]
+    is_first = True
+    if given["database_url"] is None or given["valkey_url"] is None:
+        is_first = _borrow_secrets(home, spare, "--data-dir" if flags.get("data_dir") else "HALO_DATA_DIR")
+    try:
+        settings = Settings.read(environment, {**flags, "data_dir": str(spare)})
+    except SettingInvalid as invalid:
+        raise SettingInvalid(str(invalid).replace(str(spare), str(home))) from None
     if settings.database_url is not None:
         require_readable(settings.database_url)
     if settings.valkey_url is not None:
@@ -89,15 +102,41 @@ def read_settings(
     return replace(settings, data_dir=home), is_first
 
 
+def _borrow_secrets(home: Path, spare: Path, origin: str) -> bool:
+    """Link what `home` keeps into `spare`; whether it keeps nothing yet, and then, whether it can be made.
+
+    Raises:
+        SettingInvalid
+    """
+    kept = home / "secrets"
+    try:
+        if kept.is_dir():
+            open_home(spare / "secrets")
+            for secret in kept.iterdir():
+                (spare / "secrets" / secret.name).symlink_to(secret)
+            return False
+        there = next(place for place in (kept, *kept.parents) if os.path.lexists(place))
+        if there == kept or not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        with tempfile.TemporaryDirectory(prefix=".halo-doctor-", dir=there):
+            return True  # only an attempt tells: of /proc, of a mount that is read-only, of a quota
+    except OSError as fault:
+        raise SettingInvalid(
+            f"{origin} is {str(home)!r}, where halo cannot make its files: {fault.strerror}."
+        ) from fault
+
+
 async def _look(settings: Settings, *, is_first: bool, full: bool, progress: Progress) -> AsyncIterator[Finding]:
     embedded = settings.database_url is None or settings.valkey_url is None
     yield checks.ok("settings", f"all {len(SETTINGS)} can be read")
     for finding in checks.secrets(settings, is_first=embedded and is_first):
         yield finding
-    for finding in (*checks.binds(settings), *checks.machine(settings, embedded=embedded)):
-        yield finding
     progress("looking for a running server")
-    yield await checks.server(settings, embedded=embedded)
+    running = await server_checks.find_running(settings, embedded=embedded)
+    yield await server_checks.binds(settings, running)
+    for finding in checks.machine(settings, embedded=embedded):
+        yield finding
+    yield server_checks.server(settings, running)
     progress("asking Postgres")
     async for finding in _database(settings, full=full, progress=progress):
         yield finding
@@ -128,7 +167,7 @@ async def _database(settings: Settings, *, full: bool, progress: Progress) -> As
                 return
             schema = await store_checks.schema(db)
             yield schema
-            if schema.status == "fail":
+            if schema.status != "ok":
                 return  # the tables are not those that are asked of
             async for finding in _tables(settings, db, url, full=full, progress=progress):
                 yield finding

@@ -102,6 +102,8 @@ class Claim:
     """The same since the last replay."""
     first_attempt_at: Moment
     expires_at: Moment | None = None
+    session_id: str | None = None
+    """What it is about, if that is a session: an offer is not."""
     traceparent: str | None = None
     devices: tuple[Device, ...] = ()
     reached: frozenset[str] = frozenset()

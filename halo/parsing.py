@@ -42,8 +42,22 @@ class Address:
         except ValueError:
             return False
 
+    def clashes(self, other: "Address") -> bool:
+        """Can only one of the two be listened on? Names are not looked up: `localhost` may be any loopback address."""
+        if self.port != other.port or self.port == 0:
+            return False
+        if self.host.lower() == other.host.lower() or "::" in {self.host, other.host}:
+            return True
+        if "0.0.0.0" in {self.host, other.host}:  # noqa: S104  # compared with, not bound to
+            return not (_is_version_6(self.host) or _is_version_6(other.host))
+        return "localhost" in {self.host, other.host} and self.is_loopback and other.is_loopback
+
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _is_version_6(host: str) -> bool:
+    return ":" in host
 
 
 def address(given: str) -> Address:

@@ -4,12 +4,13 @@ The server prices, nobody else: what a client sends is compared with this, never
 `halo/store/payments.py`. Read next: `halo/extension.py`.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
 from halo.clock import Moment
 from halo.config import LiveConfig
-from halo.errors import DiscountNotForExtensions, ValidationFailed
+from halo.errors import DiscountNotForExtensions, PaymentMismatch, ValidationFailed
 
 
 class PaymentStatus(StrEnum):
@@ -59,3 +60,19 @@ def price(config: LiveConfig, duration_minutes: int, *, is_extension: bool, is_f
     full = duration_minutes * config.price_per_minute
     percent = 100 - config.first_session_discount_percent if is_first_session_discount else 100
     return full * percent // 100
+
+
+def check_currency(config: LiveConfig, currencies: Collection[str]) -> None:
+    """Time that is sold now can be added to a session that is paid in one of `currencies`; of none at all it may be one to come.
+
+    The policy has one price, in one currency. After an operator has changed the currency, that price says nothing about a session
+    which runs in the old one, and money that is taken all the same would only be given back at its end.
+
+    Raises:
+        PaymentMismatch
+    """
+    if currencies and config.currency not in currencies:
+        paid_in = " or ".join(sorted(set(currencies)))
+        raise PaymentMismatch(
+            f"The session is paid in {paid_in}, and time is sold in {config.currency} now; none can be added to it."
+        )

@@ -95,7 +95,7 @@ API_ROUTES: tuple[Route, ...] = (
           answer=res.BeaconState),
     Route("POST", "/api/payments", "request_payment", Who.CUSTOMER, "A payment request, priced by the server",
           answer=res.PaymentState, status=201, body=res.RequestPayment, refusals=(no.NotFound, no.DiscountUsed,
-          no.DiscountNotForExtensions, no.SessionNotActive, no.InvalidState), creates=True),
+          no.DiscountNotForExtensions, no.SessionNotActive, no.PaymentMismatch, no.InvalidState), creates=True),
     Route("GET", "/api/payments/{payment_request_id}", "payment", Who.CUSTOMER, "One's own payment",
           answer=res.PaymentState, refusals=(no.NotFound,)),
     Route("POST", "/api/payments/webhook", "payment_webhook", Who.PROVIDER, "What became of a payment; idempotent by webhook-id",

@@ -8,6 +8,7 @@ come from: `halo/secrets.py`.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -293,6 +294,7 @@ class Settings:
         if home is not None:
             _make_home(home, "--data-dir" if flags.get("data_dir") else "HALO_DATA_DIR")
         values |= {row.field: secret_of(row, environment, flags, home) for row in SETTINGS if row.secret}
+        _require_distinct(values)
         if values["refund_url"] is not None and values["refund_secret"] is None:
             raise SettingInvalid("HALO_REFUND_SECRET (or HALO_REFUND_SECRET_FILE) must be given with HALO_REFUND_URL.")
         return cls(**values)
@@ -302,6 +304,16 @@ class Settings:
         """Whether nobody chose it: it was made up for the data directory, where an operator would have to look for it."""
         home = self.data_dir / "secrets"
         return self.admin_password is not None and secrets.is_kept(home, "admin_password", self.admin_password)
+
+
+def _require_distinct(values: Mapping[str, Any]) -> None:
+    """Three listeners, three places: found here, and not by the last of them when everything else runs already."""
+    binds = [(row.name, values[row.field]) for row in SETTINGS if row.field in {"ws_bind", "api_bind", "admin_bind"}]
+    for (name, bind), (other, another) in combinations(binds, 2):
+        if bind.clashes(another):
+            raise SettingInvalid(
+                f"{name} is {bind} and {other} is {another}, but each listener needs a port of its own."
+            )
 
 
 def _make_home(home: Path, origin: str) -> None:

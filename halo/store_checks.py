@@ -15,6 +15,7 @@ from halo.clock import Clock
 from halo.errors import StoreUnavailable
 from halo.store import vitals
 from halo.store.database_url import database_of, unreachable
+from halo.store.nodes import SKEW_MAX_MS
 from halo.store.postgres import Postgres
 from halo.store.watchdog import open_look
 from halo.watch import WATCHES
@@ -25,7 +26,7 @@ POSTGRES_AT_LEAST: Final = 140_000
 SLOW_STORE_MS: Final = 5.0
 """A step is three journeys, and people wait for it."""
 SKEW_WARN_MS: Final = 500.0
-SKEW_FAIL_MS: Final = 2_000.0
+SKEW_FAIL_MS: Final = SKEW_MAX_MS
 """Beyond this a node refuses to start."""
 SILENT_SECONDS: Final = 3.0
 """Three beats missed."""
@@ -51,6 +52,12 @@ async def postgres(db: Postgres, url: str, clock: Clock) -> AsyncIterator[Findin
         yield fail("postgres", where, "halo wants Postgres 14 or later.")
     elif seen.is_standby:
         yield fail("postgres", f"{where}; a standby, which takes no writes", "Name the primary in HALO_DATABASE_URL.")
+    elif seen.encoding != "UTF8":
+        yield fail(
+            "postgres",
+            f"{where}, encoding {seen.encoding}",
+            "Make the database with ENCODING 'UTF8': people write in all scripts.",
+        )
     elif seen.latency_ms > SLOW_STORE_MS:
         yield warn("postgres", where, "Bring halo and Postgres closer together, or look what Postgres is busy with.")
     else:
@@ -82,10 +89,16 @@ async def schema(db: Postgres) -> Finding:
             f"not of this version: {wrong}",
             "Run the version of halo that made this database, or a later one.",
         )
+    fact = f"{seen.applied} applied, "
+    fact += f"{len(seen.pending)} to be applied: {', '.join(seen.pending)}" if seen.pending else "none pending"
+    if not seen.may_be_made:
+        advice = (
+            "Make it the owner of the database, which may be written: `halo serve` looks to its tables at its start."
+        )
+        return fail("migrations", f"{fact}; the user of HALO_DATABASE_URL may make no tables there", advice)
     if seen.pending:
-        fact = f"{len(seen.pending)} to be applied: {', '.join(seen.pending)}"
-        return fail("migrations", fact, "Run `halo migrate`; `halo serve` does it at its start.")
-    return ok("migrations", f"{seen.applied} applied, none pending")
+        return warn("migrations", fact, "Run `halo migrate`; `halo serve` does it at its start.")
+    return ok("migrations", fact)
 
 
 async def nodes(db: Postgres) -> Finding:

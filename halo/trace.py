@@ -79,6 +79,12 @@ def current_trace() -> Trace | None:
     return _CURRENT.get()
 
 
+def current_trace_id() -> str | None:
+    """Of this task, for what is written down about it."""
+    trace = _CURRENT.get()
+    return None if trace is None else trace.trace_id
+
+
 def current_traceparent() -> str | None:
     """The same as a header, for what is written down now and sent later."""
     trace = _CURRENT.get()

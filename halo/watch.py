@@ -191,6 +191,12 @@ WATCHES: Final[Mapping[str, Watch]] = {
             "clock_agrees", "This node's clock is over 2 s from Postgres': mend time synchronisation.", source="node"
         ),
         Watch(
+            "configuration_is_readable",
+            "Values of the live configuration cannot be read, and others that nobody chose stand in for them: enter them anew on the "
+            "page Configuration, which also says what to do with a key that this version does not know.",
+            source="node",
+        ),
+        Watch(
             "actors_run",
             "A session is parked: its actor crashed again and again. It gets one more attempt after some minutes; read "
             "`actor_parked` in the log.",

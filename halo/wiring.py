@@ -241,6 +241,7 @@ class Parts:
             skew_ms=lambda: self.lease.skew_ms,
             keeps_clocks=self.lease.keeps_clocks,
             mirror_trusted=lambda: self.mirror.trusted,
+            unreadable_config=self.configuration.unreadable,
         )
         return Watchdog(self.watch, ports)
 

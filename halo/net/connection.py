@@ -251,7 +251,8 @@ class Connection(ABC):
         for frame in self._held or ():
             if frame.startswith(LAST_WORDS):
                 self._stream.write(websocket_text_frame(frame))
-        self._held = None
+        if self._held is not None:
+            self._held = []  # and stays held: said before the close frame is out, it would stand where the history was to come
 
     def hear(self, text: str) -> Awaitable[None] | None:
         """One message in one frame, in the task that reads all sockets; live also while the history is still on its way."""

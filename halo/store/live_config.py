@@ -19,6 +19,7 @@ from halo.errors import InvalidState
 from halo.store.postgres import Postgres, Transaction
 from halo.store.queries import load_queries
 from halo.store.values import Value
+from halo.trace import current_trace_id
 
 SQL: Final = load_queries("live_config")
 
@@ -71,6 +72,7 @@ class LiveConfigStore:
                 "before": _encode(before, changes),
                 "changes": _encode(after, changes),
                 "changed_by": changed_by,
+                "trace_id": current_trace_id(),
             }
             await tx.execute(SQL["save"], values)
             await tx.execute(SQL["insert_history"], values)

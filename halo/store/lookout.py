@@ -58,7 +58,8 @@ class SessionFilter:
     topic: str | None = None
     since: Moment | None = None
     beginning: str | None = None
-    """The first characters of the id of a session, a customer or a mitra, at least `PREFIX_CHARACTERS_MIN`."""
+    """The first characters of the id of a session, a customer, a mitra, a payment, a refund, an extension, a search or an offer, at least
+    `PREFIX_CHARACTERS_MIN`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +137,27 @@ class OperatorAction:
     subject: str
     details: Mapping[str, Any]
     at: Moment
+    outcome: str = "done"
+    """`attempted`, `done` or `refused`; what stayed attempted, died on the way or had no answer from a store."""
+    code: str | None = None
+    """Of the refusal."""
+    times: int = 1
+    """Equal refusals of one minute are one row."""
+    trace_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thing:
+    """Whatever has an id and is neither a session nor a customer."""
+
+    kind: str
+    """`payment`, `refund`, `extension`, `search`, `offer` or `mitra`."""
+    thing_id: str
+    status: str
+    customer_id: str | None
+    mitra_id: str | None
+    session_id: str | None
+    """To which it belongs; a payment whose search failed has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,6 +207,11 @@ class Lookout:
             values["first"], values["last"] = id_range(wanted.beginning)
         return [struct_of(OperatedSession, row) for row in await self._postgres.fetch_all(SQL[name], values)]
 
+    async def list_things(self, beginning: str, limit: int = 5) -> Sequence[Thing]:
+        """What else has an id that begins so, `limit` of each kind at most."""
+        first, last = id_range(beginning)
+        return await self._list(Thing, "list_things", {"first": first, "last": last, "limit": limit})
+
     async def list_mitras(
         self, state: str | None, search: str | None, heard_since: Moment, limit: int, cursor: str | None
     ) -> Sequence[SeenMitra]:
@@ -224,10 +251,16 @@ class Lookout:
         return await self._list(RefundSum, "sum_refunds", {"now": now})
 
     async def list_actions(
-        self, operator: str | None, subject: str | None, limit: int, cursor: int | None
+        self, operator: str | None, subject: str | None, outcome: str | None, limit: int, cursor: int | None
     ) -> Sequence[OperatorAction]:
-        """Newest first; both filters are exact."""
-        values: dict[str, Value] = {"operator": operator, "subject": subject, "limit": limit, "cursor": cursor}
+        """Newest first; all filters are exact."""
+        values: dict[str, Value] = {
+            "operator": operator,
+            "subject": subject,
+            "outcome": outcome,
+            "limit": limit,
+            "cursor": cursor,
+        }
         return await self._list(OperatorAction, "list_actions", values)
 
     async def list_watchdog_actions(self, session_id: str, limit: int = 50) -> Sequence[OperatorAction]:

@@ -16,7 +16,7 @@ from typing import Final
 import psycopg
 
 from halo.store.connection import TrioConnection
-from halo.store.database_url import unreachable
+from halo.store.database_url import database_of, unreachable
 from halo.store.dial import LOCK_MS, Limits, dial
 from halo.store.faults import is_away
 from halo.store.queries import parse_query
@@ -76,6 +76,11 @@ async def migrate(database_url: str, directory: Traversable | None = None) -> li
     except psycopg.Error as error:
         if is_away(error):
             raise unreachable(database_url, error) from error
+        if isinstance(error, psycopg.errors.InsufficientPrivilege):
+            raise SchemaMismatch(
+                f"The tables of {database_of(database_url)} cannot be made or changed by this user "
+                f"({error.diag.message_primary}); make it the owner of the database."
+            ) from error
         raise
 
 

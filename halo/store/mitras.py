@@ -18,6 +18,7 @@ from halo.store.auth_sessions import RevokedBecause, revoke_families
 from halo.store.postgres import Postgres, Transaction
 from halo.store.queries import load_queries
 from halo.store.values import Value
+from halo.trace import current_trace_id
 
 SQL: Final = load_queries("mitras")
 
@@ -118,7 +119,7 @@ class Mitras:
 
         async def write(tx: Transaction) -> Deactivation:
             # The row first: an accept or a new family that is under way on it is waited for, and seen by what follows.
-            await self._set_active(tx, mitra_id, operator, at, is_active=False)
+            await self._set_active(tx, mitra_id, operator, is_active=False)
             auth_session_ids = await revoke_families(tx, mitra_id, RevokedBecause.DEACTIVATED, at)
             offers = await tx.fetch_all(SQL["rescind_offers"], {"mitra_id": mitra_id, "at": at})
             sessions = await tx.fetch_all(SQL["list_sessions_to_end"], {"mitra_id": mitra_id})
@@ -134,10 +135,9 @@ class Mitras:
 
     async def activate(self, mitra_id: str, operator: str) -> MitraStatus:
         """Let a mitra in again; she signs in and goes online by herself. Raises NotFound, StoreUnavailable."""
-        at = self._clock.now()
 
         async def write(tx: Transaction) -> MitraStatus:
-            await self._set_active(tx, mitra_id, operator, at, is_active=True)
+            await self._set_active(tx, mitra_id, operator, is_active=True)
             return await _load_status(tx, mitra_id)
 
         return await self._db.transact(write, str(uuid4()))
@@ -153,11 +153,12 @@ class Mitras:
         }
         return [_status(row) for row in await self._db.fetch_all(SQL["list_mitras"], values)]
 
-    async def _set_active(self, tx: Transaction, mitra_id: str, operator: str, at: Moment, *, is_active: bool) -> None:
+    async def _set_active(self, tx: Transaction, mitra_id: str, operator: str, *, is_active: bool) -> None:
         if await tx.fetch_one(SQL["set_active"], {"mitra_id": mitra_id, "is_active": is_active}) is None:
             raise NotFound("There is no such mitra.")
         action = "activate_mitra" if is_active else "deactivate_mitra"
-        await tx.execute(SQL["audit"], {"operator": operator, "action": action, "mitra_id": mitra_id, "at": at})
+        values: dict[str, Value] = {"operator": operator, "action": action, "mitra_id": mitra_id}
+        await tx.execute(SQL["audit"], values | {"trace_id": current_trace_id()})
 
 
 async def _load_status(source: Postgres | Transaction, mitra_id: str) -> MitraStatus:

@@ -18,6 +18,7 @@ from halo.operator_account import LinkSpent, OperatorAccount, OperatorExists, Ro
 from halo.store.postgres import Postgres, Transaction
 from halo.store.queries import load_queries
 from halo.store.values import Value
+from halo.trace import current_trace_id
 
 SQL: Final = load_queries("operator_accounts")
 
@@ -152,7 +153,7 @@ class OperatorAccounts:
             "action": action,
             "name": name,
             "details": msgspec.json.encode(details).decode(),
-            "at": self._clock.now(),
+            "trace_id": current_trace_id(),
         }
         await tx.execute(SQL["audit"], values)
 

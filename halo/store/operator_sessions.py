@@ -14,6 +14,7 @@ from halo.operator_account import Role, SignedIn
 from halo.store.postgres import Postgres
 from halo.store.queries import load_queries
 from halo.store.values import Value
+from halo.trace import current_trace_id
 
 SQL: Final = load_queries("operator_sessions")
 
@@ -41,6 +42,7 @@ class OperatorSessions:
             "name": name,
             "password_hash": password_hash,
             "at": self._clock.now(),
+            "trace_id": current_trace_id(),
         }
         return None if await self._db.fetch_one(SQL["open"], values) is None else token
 
@@ -61,8 +63,9 @@ class OperatorSessions:
         return SignedIn(name=row.name, role=Role(row.role))
 
     async def close(self, session_token: str) -> None:
-        """Sign out; one that has ended is ended."""
-        await self._db.execute(SQL["close"], {"session_hash": _hash(session_token)})
+        """Sign out, which is written down; one that has ended is ended."""
+        values: dict[str, Value] = {"session_hash": _hash(session_token), "trace_id": current_trace_id()}
+        await self._db.execute(SQL["close"], values)
 
     async def delete_ended(self, before: Moment) -> int:
         """Forget those that were opened before `before`, which is longer ago than any lasts: how many."""

@@ -1,12 +1,12 @@
 """What operators read of everybody's sessions and money, and the trail of what they did.
 
-Reading only, straight into the structs of `halo/oversight.py`, except for `record`, which appends to `operator_actions`. It must
-never read the text of a message. Several statements make one record, so a row may move between them; nothing is decided here, so
+Reading only, straight into the structs of `halo/oversight.py`, except for the three `record_…`, which keep `operator_actions`: an attempt is
+written down before it is made and its outcome afterwards, so a crash in between leaves `attempted`. It must never read the text of a message. Several statements make one record, so a row may move between them; nothing is decided here, so
 that does no harm. Read next: `halo/net/operators.py`, `halo/store/sql/queries/operators.sql`.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
@@ -30,8 +30,13 @@ from halo.resources import PaymentState
 from halo.session import SessionStatus
 from halo.store.queries import Query, load_queries
 from halo.store.values import Value
+from halo.trace import current_trace_id
 
 SQL = load_queries("operators")
+
+REFUSALS_MAX: Final = 20
+"""More in a minute than a person who is refused will try."""
+OTHERS: Final = "and others"
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -113,17 +118,28 @@ class Operators:
         refunds = tuple(struct_of(OperatedRefund, row) for row in rows)
         return OperatedRefunds(refunds=refunds, next_cursor=refunds[-1].refund_id if len(rows) == limit else None)
 
-    async def record(self, operator: str, action: str, subject: str, details: Mapping[str, Any]) -> None:
-        """Append to the trail who did what to whom. `details` must be JSON, and hold no message text and no token."""
-        await self._postgres.fetch_all(
-            SQL["record_action"],
-            {
-                "operator": operator,
-                "action": action,
-                "subject": subject,
-                "details": msgspec.json.encode(details).decode(),
-            },
-        )
+    async def record_attempt(self, operator: str, action: str, subject: str, details: Mapping[str, Any]) -> int:
+        """Append to the trail who is about to do what to whom: its id. `details` must be JSON, and hold no message text and no token."""
+        values: dict[str, Value] = {
+            "operator": operator,
+            "action": action,
+            "subject": subject,
+            "details": msgspec.json.encode(details).decode(),
+            "trace_id": current_trace_id(),
+        }
+        row = await self._postgres.fetch_one(SQL["record_attempt"], values)
+        return int(row.action_id)
+
+    async def record_outcome(self, action_id: int, code: str | None) -> None:
+        """What became of it: refused with this code, or done."""
+        await self._postgres.fetch_all(SQL["record_outcome"], {"action_id": action_id, "code": code})
+
+    async def record_refusal(self, operator: str, action: str, subject: str, code: str) -> None:
+        """What was refused before it was begun; equal ones of one minute are one row, which counts them, and so are those of an operator
+        who has `REFUSALS_MAX` rows in it."""
+        values: dict[str, Value] = {"operator": operator, "action": action, "subject": subject, "code": code}
+        values |= {"most": REFUSALS_MAX, "others": OTHERS}
+        await self._postgres.fetch_all(SQL["record_refusal"], values | {"trace_id": current_trace_id()})
 
     async def _page(self, query: Query, status: str | None, limit: int, cursor: str | None) -> Sequence[Any]:
         return await self._postgres.fetch_all(query, {"status": status, "limit": limit, "cursor": cursor})

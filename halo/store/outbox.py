@@ -16,6 +16,7 @@ from halo.outbox import Claim, DeadLetter, Device, OutboxKind, OutboxStatus, Out
 from halo.store.postgres import Postgres, Transaction
 from halo.store.queries import load_queries
 from halo.store.values import Value
+from halo.trace import current_trace_id
 
 SQL: Final = load_queries(
     "outbox", "find_next_due", "claim", "record", "drop_tokens", "count_waiting", "list_dead", "find_status", "replay"
@@ -108,7 +109,12 @@ class Outbox:
             NotFound
             InvalidState: it is not dead, or its time is over.
         """
-        values: dict[str, Value] = {"outbox_id": outbox_id, "operator": operator, "at": self._clock.now()}
+        values: dict[str, Value] = {
+            "outbox_id": outbox_id,
+            "operator": operator,
+            "at": self._clock.now(),
+            "trace_id": current_trace_id(),
+        }
 
         async def write(tx: Transaction) -> None:
             if await tx.execute(SQL["replay"], values) == 1:
@@ -140,6 +146,7 @@ class Outbox:
             tries=row.attempts - row.attempts_forgiven,
             first_attempt_at=row.first_attempt_at,
             expires_at=row.expires_at,
+            session_id=row.about_session_id,
             traceparent=row.traceparent,
             devices=_devices(row.devices),
             reached=frozenset(row.reached),

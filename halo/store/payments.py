@@ -24,7 +24,7 @@ from halo.errors import (
     StoreUnavailable,
     ValidationFailed,
 )
-from halo.payment import Payment, PaymentStatus, price
+from halo.payment import Payment, PaymentStatus, check_currency, price
 from halo.session import FailureCause
 from halo.store.connection import Values
 from halo.store.postgres import Postgres, Transaction
@@ -84,6 +84,7 @@ class Payments:
             DiscountUsed: the customer has had a session that started, or holds a discount that is confirmed or consumed.
             NotFound: the session is not this customer's.
             SessionNotActive: the session has ended.
+            PaymentMismatch: time is sold in another currency by now than the session is paid in, and could never be added to it.
             StoreUnavailable
         """
         payment_request_id = payment_request_id or str(uuid4())
@@ -108,6 +109,10 @@ class Payments:
                     raise NotFound("There is no such session.")
                 if session.status == "ended":
                     raise SessionNotActive("The session has ended; no time can be bought for it.")
+                check_currency(config, [session.currency])
+            elif is_extension:
+                living = await tx.fetch_all(SQL["list_living_currencies"], {"customer_id": customer_id})
+                check_currency(config, [row.currency for row in living])
             if is_first_session_discount:
                 discount = await tx.fetch_one(SQL["check_discount"], {"customer_id": customer_id})
                 if discount is not None and discount.used:

@@ -40,6 +40,7 @@ class ValkeySilent(Exception):
 class PostgresVitals:
     version: str
     version_number: int
+    encoding: str
     fsync: bool
     synchronous_commit: str
     full_page_writes: bool
@@ -59,6 +60,8 @@ class Schema:
     pending: tuple[str, ...]
     unknown: tuple[str, ...]
     changed: tuple[str, ...]
+    may_be_made: bool
+    """Whether this user may make tables where they belong: what is pending can be applied."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +98,7 @@ async def read_postgres(db: Postgres, clock: Clock) -> PostgresVitals:
     return PostgresVitals(
         version=row.version,
         version_number=row.version_number,
+        encoding=row.encoding,
         fsync=row.fsync,
         synchronous_commit=row.synchronous_commit,
         full_page_writes=row.full_page_writes,
@@ -118,6 +122,7 @@ async def read_schema(db: Postgres) -> Schema:
         pending=tuple(name for name in known if name not in applied),
         unknown=tuple(name for name in applied if name not in known),
         changed=tuple(name for name, checksum in applied.items() if known.get(name, checksum) != checksum),
+        may_be_made=history.may_be_made,
     )
 
 

@@ -99,3 +99,28 @@ async def test_what_was_said_is_shown_only_after_a_reason_which_is_written_down(
         await page.open("/audit")
         assert "A complaint, number 17" in await page.text("table")
         assert "Here I am." not in await page.text()
+
+
+async def test_ending_a_session_twice_is_done_once_and_refused_once_on_the_trail(
+    database_url: str, valkey_url: str, devtools: DevTools
+) -> None:
+    async with open_office(database_url, valkey_url, devtools) as office:
+        _, _, session_id = await office.house.open_pair()
+        one = await office.sign_in()
+        other = await office.sign_in()
+        for page in (one, other):
+            await page.open(f"/sessions/{session_id}/end")
+        await one.submit("End the session")
+        assert "The session has ended." in await one.text("[role=status]")
+        await other.submit("End the session")
+        assert other.status == 409
+        await one.open(f"/audit?subject={session_id}")
+        rows = await one.evaluate("[...document.querySelectorAll('tbody tr')].map((row) => row.innerText)")
+        assert ["refused the session does not run" in rows[0], "done" in rows[1], len(rows)] == [True, True, 2]
+        await one.open("/audit?outcome=refused")
+        assert await one.count("tbody tr") == 1
+        for size in ((1280, 900), (400, 800)):
+            await one.resize(size)
+            assert [*await list_faults(one), *await list_faults_of_looks(one)] == []
+        await one.open("/?done=end_session")
+        assert "The session has ended." not in await one.text("main")

@@ -282,3 +282,20 @@ async def test_what_is_said_live_does_not_pass_a_history_that_could_not_be_read(
         told, code = await read_to_end(client)
         assert [frame["type"] for frame in told] == ["welcome", "reconnect"]
         assert code == CLOSE_FAULT
+
+
+async def test_what_is_said_live_behind_its_last_words_does_not_pass_the_history_either(
+    patient_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever speaks does not know that it is closing, and the loop turns between the last words and the close frame."""
+    connections = Connections(TrioClock(), 0)
+    async with open_talk(connections, "budi", fails=True) as (talk, far), open_client(far) as client:
+        say_last_words = talk._say_last_words
+
+        def say_last_words_and_be_spoken_to() -> None:
+            say_last_words()
+            talk.send(b'{"type":"message","seq":2}')
+
+        monkeypatch.setattr(talk, "_say_last_words", say_last_words_and_be_spoken_to)
+        told, code = await read_to_end(client)
+        assert ([frame["type"] for frame in told], code) == (["welcome"], CLOSE_FAULT)

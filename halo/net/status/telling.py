@@ -224,27 +224,6 @@ def _about(length_ms: int) -> str | None:
     return f"{length_ms // _DAY} d"
 
 
-_REFUSALS: Final[Mapping[str, str]] = {
-    "FORBIDDEN": "that one may not, or the form was not halo's",
-    "NOT_FOUND": "there is no such thing",
-    "SESSION_NOT_ACTIVE": "the session does not run",
-    "INVALID_STATE": "it cannot be done as things are",
-    "VALIDATION_ERROR": "what was entered cannot be taken",
-    "WRONG_PASSWORD": "the password was wrong",
-    "RATE_LIMITED": "too many tries",
-    "DRAINING": "halo was stopping",
-    "BUSY": "halo was busy",
-}
-
-
-def outcome(of: str, code: str | None, times: int) -> str:
-    """What became of what somebody tried, behind `done`, `refused` or `attempted`; empty for what is done."""
-    if of == "attempted":
-        return "what became of it is not known"
-    why = [] if code is None else [_REFUSALS.get(code, words(code.lower()))]
-    return ", ".join([*why, *([f"{count(times)} times within a minute"] if times > 1 else [])])
-
-
 FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     "cause": cause,
     "decider": decider,
@@ -258,7 +237,6 @@ FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     "at_utc": at_utc,
     "age": age,
     "as_json": as_json,
-    "outcome_told": outcome,
     "is_id": _is_id,
 }
 """By the names that templates use."""

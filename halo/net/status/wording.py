@@ -4,7 +4,7 @@ What comes in is what `halo/oversight.py` carries: RFC 3339 text, milliseconds, 
 next: `halo/net/status/rendering.py`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 NOTHING: Final = "–"
@@ -60,6 +60,27 @@ def words(text: str | None) -> str:
     return NOTHING if text is None else text.replace("_", " ")
 
 
+_REFUSALS: Final[Mapping[str, str]] = {
+    "FORBIDDEN": "that one may not, or the form was not halo's",
+    "NOT_FOUND": "there is no such thing",
+    "SESSION_NOT_ACTIVE": "the session does not run",
+    "INVALID_STATE": "it cannot be done as things are",
+    "VALIDATION_ERROR": "what was entered cannot be taken",
+    "WRONG_PASSWORD": "the password was wrong",
+    "RATE_LIMITED": "too many tries",
+    "DRAINING": "halo was stopping",
+    "BUSY": "halo was busy",
+}
+
+
+def outcome_told(of: str, code: str | None, times: int) -> str:
+    """What became of what somebody tried, behind `done`, `refused` or `attempted`; empty for what is done."""
+    if of == "attempted":
+        return "what became of it is not known"
+    why = [] if code is None else [_REFUSALS.get(code, words(code.lower()))]
+    return ", ".join([*why, *([f"{count(times)} times within a minute"] if times > 1 else [])])
+
+
 FILTERS: Final[dict[str, Callable[..., Any]]] = {
     "moment": moment,
     "clock_time": clock_time,
@@ -68,5 +89,6 @@ FILTERS: Final[dict[str, Callable[..., Any]]] = {
     "count_of": count,
     "short_id": short_id,
     "words": words,
+    "outcome_told": outcome_told,
 }
 """By the names that templates use; `count` itself is Jinja2's own."""

@@ -18,9 +18,9 @@ ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value
 INSERT INTO live_config_history (version, changes, changed_by) VALUES (%(version)s, %(changes)s::jsonb, %(changed_by)s)
 
 -- name: audit
-INSERT INTO operator_actions (operator, action, subject, details)
+INSERT INTO operator_actions (operator, action, subject, details, trace_id)
 VALUES (%(changed_by)s, 'change_config', 'live_config',
-        jsonb_build_object('version', %(version)s::bigint, 'before', %(before)s::jsonb, 'changes', %(changes)s::jsonb))
+        jsonb_build_object('version', %(version)s::bigint, 'before', %(before)s::jsonb, 'changes', %(changes)s::jsonb), %(trace_id)s)
 
 -- name: notify
 SELECT pg_notify('halo_live_config', %(version)s::text)::text AS told

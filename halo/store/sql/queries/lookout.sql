@@ -38,11 +38,19 @@ ORDER BY created_at DESC, session_id DESC
 LIMIT %(limit)s
 
 -- name: find_sessions
--- By the beginning of an id: of its own, its customer's or its mitra's, each by its index.
+-- By the beginning of an id: of its own, its customer's, its mitra's, or of something that belongs to it; each by its index.
 WITH found AS (
     SELECT session_id FROM chat_sessions WHERE session_id BETWEEN %(first)s::uuid AND %(last)s::uuid
     UNION SELECT session_id FROM chat_sessions WHERE customer_id BETWEEN %(first)s::uuid AND %(last)s::uuid
-    UNION SELECT session_id FROM chat_sessions WHERE mitra_id BETWEEN %(first)s::uuid AND %(last)s::uuid)
+    UNION SELECT session_id FROM chat_sessions WHERE mitra_id BETWEEN %(first)s::uuid AND %(last)s::uuid
+    UNION SELECT session_id FROM chat_sessions WHERE payment_request_id BETWEEN %(first)s::uuid AND %(last)s::uuid
+    UNION SELECT session_id FROM payment_requests WHERE payment_request_id BETWEEN %(first)s::uuid AND %(last)s::uuid
+    UNION SELECT session_id FROM session_extensions WHERE extension_id BETWEEN %(first)s::uuid AND %(last)s::uuid
+    UNION SELECT coalesce(r.session_id, s.session_id) FROM refunds r LEFT JOIN chat_sessions s USING (payment_request_id)
+          WHERE r.refund_id BETWEEN %(first)s::uuid AND %(last)s::uuid
+    UNION SELECT coalesce(session_id, rerouted_session_id) FROM pairings WHERE pairing_id BETWEEN %(first)s::uuid AND %(last)s::uuid
+    UNION SELECT coalesce(p.session_id, p.rerouted_session_id) FROM offers o JOIN pairings p USING (pairing_id)
+          WHERE o.offer_id BETWEEN %(first)s::uuid AND %(last)s::uuid)
 SELECT s.session_id, status, end_reason, customer_id, mitra_id, topic_sensitivity, duration_minutes, paid_amount, currency, created_at,
        started_at, expires_at, deadline_at, ended_at, extensions_accepted, owner, epoch, version
 FROM chat_sessions s JOIN found ON found.session_id = s.session_id
@@ -54,6 +62,31 @@ WHERE CASE %(status)s::text WHEN 'living' THEN status <> 'ended' ELSE status = c
        OR (created_at, s.session_id) < (SELECT c.created_at, c.session_id FROM chat_sessions c WHERE c.session_id = %(cursor)s::uuid))
 ORDER BY created_at DESC, s.session_id DESC
 LIMIT %(limit)s
+
+-- name: list_things
+-- What an id is that is none of a session or a customer, with or without a session: by the primary keys, so many of each kind at most.
+(SELECT 'payment' AS kind, payment_request_id AS thing_id, p.status, p.customer_id, NULL::uuid AS mitra_id,
+        coalesce(p.session_id, s.session_id) AS session_id
+ FROM payment_requests p LEFT JOIN chat_sessions s USING (payment_request_id)
+ WHERE payment_request_id BETWEEN %(first)s::uuid AND %(last)s::uuid ORDER BY payment_request_id LIMIT %(limit)s)
+UNION ALL
+(SELECT 'refund', refund_id, r.status, r.customer_id, NULL, coalesce(r.session_id, s.session_id)
+ FROM refunds r LEFT JOIN chat_sessions s USING (payment_request_id)
+ WHERE refund_id BETWEEN %(first)s::uuid AND %(last)s::uuid ORDER BY refund_id LIMIT %(limit)s)
+UNION ALL
+(SELECT 'extension', extension_id, e.status, s.customer_id, s.mitra_id, e.session_id
+ FROM session_extensions e JOIN chat_sessions s USING (session_id)
+ WHERE extension_id BETWEEN %(first)s::uuid AND %(last)s::uuid ORDER BY extension_id LIMIT %(limit)s)
+UNION ALL
+(SELECT 'search', pairing_id, status, customer_id, NULL, coalesce(session_id, rerouted_session_id)
+ FROM pairings WHERE pairing_id BETWEEN %(first)s::uuid AND %(last)s::uuid ORDER BY pairing_id LIMIT %(limit)s)
+UNION ALL
+(SELECT 'offer', offer_id, o.status, p.customer_id, o.mitra_id, coalesce(p.session_id, p.rerouted_session_id)
+ FROM offers o JOIN pairings p USING (pairing_id)
+ WHERE offer_id BETWEEN %(first)s::uuid AND %(last)s::uuid ORDER BY offer_id LIMIT %(limit)s)
+UNION ALL
+(SELECT 'mitra', mitra_id, CASE WHEN NOT is_active THEN 'deactivated' WHEN is_online THEN 'online' ELSE 'offline' END, NULL, mitra_id, NULL
+ FROM mitras WHERE mitra_id BETWEEN %(first)s::uuid AND %(last)s::uuid ORDER BY mitra_id LIMIT %(limit)s)
 
 -- name: list_mitras
 WITH seen AS (
@@ -118,16 +151,17 @@ FROM (SELECT status, currency, amount FROM refunds WHERE status = 'due'
 GROUP BY status, currency ORDER BY status, currency
 
 -- name: list_actions
-SELECT action_id, operator, action, subject, details, at
+SELECT action_id, operator, action, subject, details, at, outcome, code, times, trace_id
 FROM operator_actions
 WHERE (%(operator)s::text IS NULL OR operator = %(operator)s::text) AND (%(subject)s::text IS NULL OR subject = %(subject)s::text)
+  AND (%(outcome)s::text IS NULL OR outcome = %(outcome)s::text)
   AND action_id < coalesce(%(cursor)s::bigint, 9223372036854775807)
 ORDER BY action_id DESC
 LIMIT %(limit)s
 
 -- name: list_watchdog_actions
 -- What was done to the session itself, and to a request, a payment, a refund or a search of it.
-SELECT action_id, operator, action, subject, details, at
+SELECT action_id, operator, action, subject, details, at, outcome, code, times, trace_id
 FROM operator_actions
 WHERE operator = 'watchdog' AND (details ->> 'session_id' = %(session_id)s::text OR subject = %(session_id)s::text)
 ORDER BY action_id DESC

@@ -41,8 +41,8 @@ SELECT offer_id, pairing_id FROM rescinded
 SELECT session_id FROM chat_sessions WHERE mitra_id = %(mitra_id)s AND status NOT IN ('ended', 'rerouting') ORDER BY created_at
 
 -- name: audit
-INSERT INTO operator_actions (operator, action, subject, details, at)
-VALUES (%(operator)s, %(action)s, %(mitra_id)s::text, '{}', at(%(at)s))
+INSERT INTO operator_actions (operator, action, subject, details, trace_id)
+VALUES (%(operator)s, %(action)s, %(mitra_id)s::text, '{}', %(trace_id)s)
 
 -- name: list_mitras
 SELECT m.mitra_id, m.display_name, m.is_online, m.is_active, m.last_heartbeat_at, m.max_sessions, m.created_at,

@@ -58,5 +58,5 @@ UPDATE operators SET password_hash = NULL WHERE name = %(name)s
 DELETE FROM operator_sessions WHERE name = %(name)s
 
 -- name: audit
-INSERT INTO operator_actions (operator, action, subject, details, at)
-VALUES (%(operator)s, %(action)s, %(name)s, %(details)s::jsonb, at(%(at)s))
+INSERT INTO operator_actions (operator, action, subject, details, trace_id)
+VALUES (%(operator)s, %(action)s, %(name)s, %(details)s::jsonb, %(trace_id)s)

@@ -5,7 +5,7 @@
 WITH owner AS (
     UPDATE operators SET signed_in_at = at(%(at)s) WHERE name = %(name)s AND password_hash = %(password_hash)s RETURNING name
 ), audit AS (
-    INSERT INTO operator_actions (operator, action, subject, at) SELECT name, 'sign_in', name, at(%(at)s) FROM owner
+    INSERT INTO operator_actions (operator, action, subject, trace_id) SELECT name, 'sign_in', name, %(trace_id)s FROM owner
 )
 INSERT INTO operator_sessions (session_hash, name, opened_at, used_at)
 SELECT %(session_hash)s, name, at(%(at)s), at(%(at)s) FROM owner
@@ -21,7 +21,8 @@ UPDATE operator_sessions SET used_at = at(%(at)s)
 WHERE session_hash = %(session_hash)s AND used_at < at(%(at)s)
 
 -- name: close
-DELETE FROM operator_sessions WHERE session_hash = %(session_hash)s
+WITH closed AS (DELETE FROM operator_sessions WHERE session_hash = %(session_hash)s RETURNING name)
+INSERT INTO operator_actions (operator, action, subject, trace_id) SELECT name, 'sign_out', name, %(trace_id)s FROM closed
 
 -- name: delete_ended
 DELETE FROM operator_sessions WHERE opened_at < at(%(before)s)

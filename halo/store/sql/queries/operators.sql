@@ -92,6 +92,25 @@ WHERE extension_id IS NULL AND failure_id < coalesce(%(cursor)s::bigint, 9223372
 ORDER BY failure_id DESC
 LIMIT %(limit)s
 
--- name: record_action
-INSERT INTO operator_actions (operator, action, subject, details)
-VALUES (%(operator)s, %(action)s, %(subject)s, %(details)s::jsonb)
+-- name: record_attempt
+INSERT INTO operator_actions (operator, action, subject, details, outcome, trace_id)
+VALUES (%(operator)s, %(action)s, %(subject)s, %(details)s::jsonb, 'attempted', %(trace_id)s)
+RETURNING action_id
+
+-- name: record_outcome
+-- Once: what is done or refused stays so.
+UPDATE operator_actions SET outcome = CASE WHEN %(code)s::text IS NULL THEN 'done' ELSE 'refused' END, code = %(code)s::text
+WHERE action_id = %(action_id)s AND outcome = 'attempted'
+
+-- name: record_refusal
+-- One row for equal ones of a minute, with the moment and the trace of the first. Whoever makes up ids has so many of them in a minute,
+-- and the rest are counted together.
+WITH this AS (SELECT date_trunc('minute', clock_timestamp(), 'UTC') AS minute)
+INSERT INTO operator_actions (operator, action, subject, outcome, code, trace_id, counted_in)
+SELECT %(operator)s, %(action)s,
+       CASE WHEN (SELECT count(*) FROM operator_actions o WHERE o.counted_in = this.minute AND o.operator = %(operator)s) < %(most)s
+            THEN %(subject)s ELSE %(others)s END,
+       'refused', %(code)s, %(trace_id)s, this.minute
+FROM this
+ON CONFLICT (counted_in, operator, action, subject, code) WHERE counted_in IS NOT NULL
+DO UPDATE SET times = operator_actions.times + 1

@@ -23,7 +23,7 @@ claimed AS (
     FROM ripe WHERE o.outbox_id = ripe.outbox_id
     RETURNING o.*)
 SELECT c.outbox_id, c.kind, c.status, c.user_id, c.template, c.payload, c.collapse_key, c.receipt, c.told_by, c.attempts, c.attempts_forgiven,
-       c.first_attempt_at, c.expires_at, c.traceparent, c.reached::text[] AS reached,
+       c.first_attempt_at, c.expires_at, c.session_id AS about_session_id, c.traceparent, c.reached::text[] AS reached,
        (SELECT coalesce(jsonb_agg(jsonb_build_array(a.auth_session_id, a.push_token, a.locale) ORDER BY a.created_at), '[]')
         FROM auth_sessions a
         WHERE c.kind = 'push' AND a.user_id = c.user_id AND a.push_token IS NOT NULL AND a.revoked_at IS NULL AND a.expires_at > at(%(now)s)
@@ -91,7 +91,7 @@ WITH revived AS (
 refunded AS (
     UPDATE refunds SET status = 'due'
     FROM revived v WHERE v.kind = 'refund' AND refund_id = (v.payload->>'refund_id')::uuid AND refunds.status = 'dead')
-INSERT INTO operator_actions (operator, action, subject, details)
+INSERT INTO operator_actions (operator, action, subject, details, trace_id)
 SELECT %(operator)s, 'replay_outbox', outbox_id::text,
-       jsonb_build_object('kind', kind, 'template', template, 'attempts', attempts, 'last_error', last_error)
+       jsonb_build_object('kind', kind, 'template', template, 'attempts', attempts, 'last_error', last_error), %(trace_id)s
 FROM revived

@@ -22,8 +22,12 @@ SELECT e.session_id FROM session_extensions e WHERE e.status = 'pending' AND e.p
 
 -- name: lock_session
 -- FOR SHARE waits for a transition that is under way and holds up the next one: no payment slips in behind the end of its session (M7).
-SELECT s.status FROM chat_sessions s
+SELECT s.status, s.currency FROM chat_sessions s
 WHERE s.session_id = %(session_id)s AND s.customer_id = %(customer_id)s FOR SHARE
+
+-- name: list_living_currencies
+-- What an extension without a session could be used for by now.
+SELECT DISTINCT s.currency FROM chat_sessions s WHERE s.customer_id = %(customer_id)s AND s.status <> 'ended' ORDER BY s.currency
 
 -- name: check_discount
 SELECT EXISTS (SELECT FROM chat_sessions s WHERE s.customer_id = %(customer_id)s AND s.started_at IS NOT NULL)

@@ -61,17 +61,23 @@ SELECT * FROM session_extensions WHERE extension_id = %(extension_id)s AND sessi
 SELECT seq, sender, id, body, at FROM messages WHERE session_id = %(session_id)s AND seq > %(after_seq)s ORDER BY seq LIMIT %(limit)s
 
 -- name: list_messages_to
--- Whether `reader_id` is a participant, and what was said, in one snapshot: a session that is handed on in between shows her nothing of her
--- successor's. No row at all: there is no such session, or it is none of hers; a row without `seq`: there is nothing to read.
-SELECT m.seq, m.sender, m.id, m.body, m.at,
-       coalesce((SELECT max(l.seq) FROM messages l WHERE l.session_id = s.session_id), 0) AS last_seq
-FROM chat_sessions s
-LEFT JOIN LATERAL (SELECT * FROM messages o WHERE o.session_id = s.session_id AND o.seq > %(after_seq)s ORDER BY o.seq LIMIT %(limit)s) m ON true
-WHERE s.session_id = %(session_id)s AND %(reader_id)s IN (s.customer_id, s.mitra_id)
-ORDER BY m.seq
+-- For several who read; `place` is 1 for the first. Whether each is a participant, and what was said, in one snapshot: a session that is handed
+-- on in between shows her nothing of her successor's. No row at all: there is no such session, or it is none of hers; a row without `seq`:
+-- there is nothing to read.
+SELECT w.place, m.seq, m.sender, m.id, m.body, m.at, l.last_seq
+FROM unnest(%(reader_ids)s::uuid[], %(session_ids)s::uuid[], %(after_seqs)s::bigint[], %(limits)s::bigint[])
+     WITH ORDINALITY AS w (reader_id, session_id, after_seq, most, place)
+JOIN chat_sessions s ON s.session_id = w.session_id AND w.reader_id IN (s.customer_id, s.mitra_id)
+CROSS JOIN LATERAL (SELECT coalesce(max(o.seq), 0) AS last_seq FROM messages o WHERE o.session_id = s.session_id) l
+LEFT JOIN LATERAL (SELECT * FROM messages o WHERE o.session_id = s.session_id AND o.seq > w.after_seq ORDER BY o.seq LIMIT w.most) m ON true
+ORDER BY w.place, m.seq
 
 -- name: list_message_ids
-SELECT seq, sender, id FROM messages WHERE session_id = %(session_id)s AND seq > %(after_seq)s ORDER BY seq LIMIT %(limit)s
+-- Of several sessions; `place` is 1 for the first.
+SELECT w.place, m.seq, m.sender, m.id
+FROM unnest(%(session_ids)s::uuid[], %(after_seqs)s::bigint[], %(limits)s::bigint[]) WITH ORDINALITY AS w (session_id, after_seq, most, place)
+CROSS JOIN LATERAL (SELECT o.seq, o.sender, o.id FROM messages o WHERE o.session_id = w.session_id AND o.seq > w.after_seq ORDER BY o.seq LIMIT w.most) m
+ORDER BY w.place, m.seq
 
 -- name: find_message
 SELECT seq, body, at FROM messages WHERE session_id = %(session_id)s AND sender = %(sender)s AND id = %(id)s

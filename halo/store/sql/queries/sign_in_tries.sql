@@ -1,4 +1,4 @@
--- Tries to sign in, of which each account and each address has five in a quarter of an hour.
+-- Tries to sign in, of which each account has five in a quarter of an hour, and each address as many as `halo/store/sign_in_tries.py` says.
 
 -- name: lock
 -- One after the other, so that many at once cannot all see room for one more.
@@ -14,6 +14,15 @@ INSERT INTO sign_in_tries (subject, at) VALUES (%(subject)s, at(%(at)s)) RETURNI
 
 -- name: give_back
 DELETE FROM sign_in_tries WHERE try_id = ANY (%(try_ids)s::bigint[])
+
+-- name: note_refused
+-- In the trail, one row for a name and a minute. A name that nobody has is not kept: it may be a password in the wrong field, and there
+-- are more of them than rows should be.
+INSERT INTO operator_actions (operator, action, subject, outcome, code, trace_id, counted_in)
+VALUES (%(stranger)s, 'sign_in', coalesce((SELECT o.name FROM operators o WHERE o.name = %(name)s), %(unknown)s), 'refused', %(code)s,
+        %(trace_id)s, date_trunc('minute', clock_timestamp(), 'UTC'))
+ON CONFLICT (counted_in, operator, action, subject, code) WHERE counted_in IS NOT NULL
+DO UPDATE SET times = operator_actions.times + 1
 
 -- name: delete_old
 DELETE FROM sign_in_tries WHERE at < at(%(before)s)
