@@ -36,6 +36,9 @@ to answer."""
 ROUND_TRIP_SECONDS = 0.15
 """Connecting included. Hundreds of times a healthy round trip, and short enough that a call survives one that has
 just hung."""
+PATIENCE_SECONDS = 0.02
+"""How long what nobody waits for (heartbeats) gathers before that, unless something leaves anyway: 100,000 mitras then share 50 round trips a
+second instead of 400."""
 LINGER_SECONDS = 0.002
 """A round trip costs 150 µs of CPU whatever it carries; two milliseconds let a burst gather, and cap the cost at some
 6 % of a core."""
@@ -79,6 +82,8 @@ class Valkey:
         self._look_at = 0.0
         self._queue: deque[Batch] = deque()
         self._work = trio.Event()
+        self._hurry = trio.Event()
+        """Somebody waits for what is in the batch that gathers."""
         self._up = trio.Event()
 
     async def ask(self, question: Variadic[Item, Answer], item: Item) -> Answer:
@@ -88,6 +93,7 @@ class Valkey:
             ValkeyUnavailable
         """
         batch = self._open_batch(1)
+        self._hurry.set()
         place = batch.add_item(question, item)
         await self._settle(batch)
         return cast("Answer", self._checked(batch.answers[question][place]))
@@ -115,6 +121,7 @@ class Valkey:
             ValkeyUnavailable: also when the server refuses one of the commands; the others may have been carried out.
         """
         batch = self._open_batch(len(commands))
+        self._hurry.set()
         place = batch.add_commands(commands)
         await self._settle(batch)
         return [self._checked(reply) for reply in batch.replies[place : place + len(commands)]]
@@ -180,10 +187,12 @@ class Valkey:
             await self._round_trip(())
         if self._queue:
             if len(self._queue) == 1:
+                with trio.move_on_after(PATIENCE_SECONDS):
+                    await self._hurry.wait()
                 await trio.sleep(LINGER_SECONDS)
             batch = self._queue.popleft()
             if not self._queue:
-                self._work = trio.Event()
+                self._work, self._hurry = trio.Event(), trio.Event()
             await self._carry(batch)
 
     async def _carry(self, batch: Batch) -> None:

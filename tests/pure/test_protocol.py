@@ -1,6 +1,7 @@
 """Every frame in and out: what decodes, what is refused and how, and the very bytes that apps are sent."""
 
 import json
+from contextlib import suppress
 from typing import Any, get_args
 from uuid import UUID
 
@@ -254,7 +255,7 @@ def test_surrogates_that_belong_together_are_one_character() -> None:
 @given(st.text() | st.binary().map(lambda raw: raw.decode("utf-8", "surrogateescape")))
 def test_no_text_whatever_raises_anything_but_a_refusal(text: str) -> None:
     for decoder in (CHAT, LOBBY):
-        with pytest.raises(FrameRefused):
+        with suppress(FrameRefused):  # some text is a frame
             decoder.decode(text)
 
 

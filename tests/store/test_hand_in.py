@@ -56,6 +56,37 @@ async def test_what_is_handed_in_is_answered_once_to_each_in_its_place(server: S
         assert valkey.failures == 0
 
 
+async def test_what_nobody_waits_for_gathers_and_leaves_by_itself(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "PATIENCE_SECONDS", 0.3)
+    told: list[object] = []
+    async with open_valkey(server.url) as valkey:
+        before = valkey.round_trips
+        for n in range(5):
+            assert valkey.hand_in(GETS, f"k{n}", told.append)
+            await trio.sleep(0.01)
+        with trio.fail_after(10):
+            while len(told) < 5:
+                await trio.sleep(0.01)
+        assert valkey.round_trips - before == 1
+
+
+async def test_whoever_waits_takes_what_was_handed_in_along_at_once(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "PATIENCE_SECONDS", 3600)
+    told: list[object] = []
+    async with open_valkey(server.url) as valkey:
+        assert valkey.hand_in(GETS, "k", told.append)
+        await trio.sleep(0.01)
+        with trio.fail_after(10):
+            await valkey.ask(GETS, "k")
+            assert valkey.hand_in(GETS, "k", told.append)
+            await settled_all(valkey)
+        assert told == [None, None]
+
+
 async def test_those_who_ask_and_those_who_hand_in_share_a_question(server: Server) -> None:
     told: list[object] = []
     async with open_valkey(server.url) as valkey:
