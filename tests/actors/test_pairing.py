@@ -445,7 +445,6 @@ class TestAccept:
         async with open_house(house.rows) as successor:
             assert await successor.desk.restore() == 0
 
-
     async def test_the_opening_of_a_session_is_logged_as_its_first_step_once(
         self, house: House, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
     ) -> None:

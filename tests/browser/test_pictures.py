@@ -13,12 +13,12 @@ README = (REPOSITORY / "README.md").read_text("utf-8")
 
 def test_each_picture_is_on_the_readme_with_a_sentence_for_those_who_do_not_see_it() -> None:
     shown = dict(reversed(found) for found in re.findall(r"!\[([^\]]*)\]\(docs/images/([^)]*)\)", README))
-    assert sorted(shown) == sorted(path.name for path in IMAGES.iterdir()) == ["overview.png", "session.png"]
+    assert sorted(shown) == sorted(path.name for path in IMAGES.glob("*.png")) == ["overview.png", "session.png"]
     assert all(len(words) > 60 for words in shown.values())
 
 
 def test_each_picture_is_a_png_of_the_size_that_was_asked_for() -> None:
-    for path in IMAGES.iterdir():
+    for path in IMAGES.glob("*.png"):
         picture = path.read_bytes()
         assert len(picture) <= BYTES_MAX
         assert (picture[:8], struct.unpack(">II", picture[16:24])) == (b"\x89PNG\r\n\x1a\n", SIZE)

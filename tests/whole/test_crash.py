@@ -132,7 +132,7 @@ async def test_a_server_killed_at_any_step_of_a_hand_over_leads_to_the_same_outc
         ordeal, expected = await hand_over(zygote, 0, ordeal_stores, tmp_path)
         commits = ordeal.commits
         lost = next(at for at, label in enumerate(commits, 1) if label.startswith("open_search"))
-        assert commits[lost - 2] == "record_action"
+        assert commits[lost - 2] == "record_attempt"
         assert [label.split()[0] for label in commits[lost:]] == [
             "lock_pairing", "find_offer", "lock_mitras", "journal", "journal", "list_charges",  # the end: what is given back is shared out within its step
         ]  # fmt: skip
