@@ -30,7 +30,12 @@ class SystemClock:
 def rfc3339(moment: Moment) -> str:
     """`2026-11-23T20:15:00.123Z`: UTC with milliseconds, the only form of a moment on the wire."""
     seconds, milliseconds = divmod(moment, 1000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{milliseconds:03d}Z"
+    return f"{_second(seconds)}.{milliseconds:03d}Z"
+
+
+@lru_cache(maxsize=64)  # moments come close together, and `strftime` is most of the price
+def _second(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 def rfc3339_or_none(moment: Moment | None) -> str | None:

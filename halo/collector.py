@@ -19,11 +19,11 @@ OLD_ROUNDS: Final = 1
 """A full collection for every 40,000 objects that stay, some 10 ms when they are sockets and tasks (150,000 took 50)."""
 STAYING_OBJECTS: Final = 10_000
 """So many survivors are set aside, 2 ms to look through again. Fewer may be one request's, whose cycles would then never be freed."""
-LOOK_SECONDS: Final = 0.1
-"""What survives from ten thousand sessions' timers in this time takes some 3 ms to look through; a quiet moment's takes 0.02 ms."""
+LOOK_SECONDS: Final = 0.25
+"""What survives from ten thousand sessions' timers in this time takes some 8 ms to look through; a quiet moment's takes 0.05 ms."""
 LOOKED_SECONDS: Final = 0.002
 """So much spent on what is new, and it is time to look through everything that was not set aside: there is much of it by now."""
-LOOKS: Final = 20
+LOOKS: Final = 8
 """Without that, every two seconds: with `STAYING_OBJECTS` it costs a thousandth of a core."""
 
 
