@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import msgspec
 
+from halo.load.frames import PING, PONG, TEXT, client_frame, take_frames
 from scripts.measuring.figures import percentile
-from scripts.measuring.frames import PING, PONG, TEXT, client_frame, take_frames
 from scripts.measuring.processes import cpu_seconds, machine_cpu_seconds
 from scripts.measuring.talker import BODY_CHARACTERS, HANDSHAKE_SECONDS, Frame, SocketLost, times_cpu
 

@@ -15,9 +15,9 @@ import msgspec
 import trio
 
 from halo.clock import SystemClock
+from halo.load.frames import CLOSE, PING, PONG, TEXT, client_frame, take_frames
 from halo.net.tokens import Tokens
 from halo.session import Party
-from scripts.measuring.frames import CLOSE, PING, PONG, TEXT, client_frame, take_frames
 from scripts.measuring.sessions import LivingSession
 from scripts.measuring.talker import Frame, SocketLost
 from scripts.measuring.theatre import TOKEN_SECONDS

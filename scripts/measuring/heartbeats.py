@@ -18,12 +18,12 @@ from urllib.parse import urlsplit
 import trio
 
 from halo.clock import SystemClock
+from halo.load.frames import TEXT, client_frame
 from halo.net.tokens import Tokens
 from halo.session import Party
 from halo.store.postgres import Postgres
 from scripts.measuring.crowd import CrowdLost
 from scripts.measuring.figures import Figure, Measurement
-from scripts.measuring.frames import TEXT, client_frame
 from scripts.measuring.processes import cpu_seconds, family_cpu_seconds
 from scripts.measuring.theatre import TOKEN_SECONDS, Theatre, open_theatre
 

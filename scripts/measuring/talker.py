@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import msgspec
 
+from halo.load.frames import CLOSE, PING, PONG, TEXT, client_frame, take_frames
 from scripts.measuring.figures import percentile
-from scripts.measuring.frames import CLOSE, PING, PONG, TEXT, client_frame, take_frames
 
 HANDSHAKE_SECONDS: Final = 10.0
 BODY_CHARACTERS: Final = 120
