@@ -25,7 +25,7 @@ class Row(NamedTuple):
     text: str
 
 
-class Library:
+class Archive:
     """Answers each wish with its name, `limit` times, and takes a second for it."""
 
     def __init__(self) -> None:
@@ -44,8 +44,8 @@ class Library:
 
 class Readers:
     def __init__(self, rows_max: int = 100) -> None:
-        self.library = Library()
-        self.room = ReadingRoom(self.library.ask, rows_max)
+        self.archive = Archive()
+        self.room = ReadingRoom(self.archive.ask, rows_max)
         self.got: dict[str, list[str]] = {}
         self.failed: dict[str, str] = {}
 
@@ -75,7 +75,7 @@ async def test_one_alone_waits_for_nobody(readers: Readers, autojump_clock: Mock
 async def test_who_comes_while_one_reads_shares_the_next_statement(readers: Readers, autojump_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
         await readers.come(nursery, "abcd", 3)
-    assert readers.library.asked == [["a"], ["b", "c", "d"]]
+    assert readers.archive.asked == [["a"], ["b", "c", "d"]]
     assert readers.got == {name: [name] * 3 for name in "abcd"}
     assert (readers.room.waiting, readers.room.statements) == (0, 2)
 
@@ -94,7 +94,7 @@ async def test_an_answer_holds_no_more_rows_than_it_may(autojump_clock: MockCloc
         await readers.come(nursery, "bcd", 2)
         await readers.come(nursery, "e", 9)
         await readers.come(nursery, "f")
-    assert readers.library.asked == [["a"], ["b", "c"], ["d"], ["e"], ["f"]]
+    assert readers.archive.asked == [["a"], ["b", "c"], ["d"], ["e"], ["f"]]
     assert len(readers.got) == 6
 
 
@@ -104,7 +104,7 @@ async def test_when_the_one_who_reads_leaves_the_next_reads(readers: Readers, au
             await readers.come(leaving, "a")
             await readers.come(nursery, "bc")
             leaving.cancel_scope.cancel()
-    assert readers.library.asked == [["a"], ["b", "c"]]
+    assert readers.archive.asked == [["a"], ["b", "c"]]
     assert readers.got == {"b": ["b"], "c": ["c"]}
 
 
@@ -118,7 +118,7 @@ async def test_who_shares_a_statement_is_read_for_again_when_its_reader_leaves(
             await readers.come(nursery, "cd")
             await trio.sleep(1.5)
             leaving.cancel_scope.cancel()
-    assert readers.library.asked == [["a"], ["b", "c", "d"], ["c", "d"]]
+    assert readers.archive.asked == [["a"], ["b", "c", "d"], ["c", "d"]]
     assert readers.got == {name: [name] for name in "acd"}
     assert readers.room.waiting == 0
 
@@ -153,13 +153,13 @@ async def test_while_postgres_is_away_all_who_wait_are_told_at_once(
     readers: Readers, autojump_clock: MockClock
 ) -> None:
     """One after the other, each would wait behind all before it for a server that does not answer."""
-    readers.library.is_away = True
+    readers.archive.is_away = True
     began = trio.current_time()
     async with trio.open_nursery() as nursery:
         await readers.come(nursery, "abcd")
     assert readers.failed == dict.fromkeys("abcd", "StoreUnavailable")
     assert trio.current_time() - began == pytest.approx(1)
-    readers.library.is_away = False
+    readers.archive.is_away = False
     await readers.read("e")
     assert readers.got == {"e": ["e"]}
 
