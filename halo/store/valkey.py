@@ -52,8 +52,6 @@ keeps the connection."""
 BATCH_ITEMS = 2_000
 """About 10 ms of work for both sides. A larger batch would risk `ROUND_TRIP_SECONDS` and stall the other tasks of
 this node."""
-CLOSE_SECONDS = 0.3
-"""A hung server must not hold up the end of the process."""
 
 log = structlog.get_logger()
 
@@ -173,8 +171,7 @@ class Valkey:
             finally:
                 self.breaker = "open"  # nobody serves from here on
                 self._fail_queued("Valkey is being closed")
-                with trio.move_on_after(CLOSE_SECONDS, shield=True):
-                    await self._hang_up()
+                await self._hang_up()
 
     async def _turn(self) -> None:
         if self.breaker == "open":
@@ -249,8 +246,7 @@ class Valkey:
         self._look_at = 0.0  # at once: a quick restart is over in one more try, an outage opens the breaker after two
         if self._up.is_set():
             self._up = trio.Event()
-        with trio.move_on_after(CLOSE_SECONDS):
-            await self._hang_up()
+        await self._hang_up()
         if self._failures_in_a_row >= FAILURES_TO_OPEN and self.breaker == "closed":
             self.breaker = "open"
             self.breaker_opened += 1
@@ -270,7 +266,9 @@ class Valkey:
         link, self._link = self._link, None
         if link is not None:
             try:
-                await link.close()
+                # Shielded, for nobody else would close what is ours no longer; without a deadline, for a link waits for no server.
+                with trio.CancelScope(shield=True):
+                    await link.close()
             except LINK_FAULTS as fault:
                 log.info("valkey_close_failed", fault=type(fault).__name__)
 

@@ -48,7 +48,8 @@ class Link(Protocol):
     async def exchange(self, commands: Sequence[Command]) -> list[Reply]:
         """One round trip: a reply, or a `ResponseError`, for each command, in order."""
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Let go of the socket. Must not wait for the server: it may hang, and nothing bounds this call."""
 
 
 async def _aio(function: Callable[..., Awaitable[Result]], *args: Any) -> Result:

@@ -24,7 +24,7 @@ from halo.store.valkey import (
     open_valkey,
 )
 from halo.store.valkey_batch import VARIADIC_ITEMS, Variadic
-from halo.store.valkey_link import ValkeyUrlRefused, choose_link
+from halo.store.valkey_link import DirectLink, ValkeyUrlRefused, choose_link
 from tests.store.valkey_server import RETURN_LIMIT_SECONDS, Server, start_on_tcp, until
 
 CALL_LIMIT_SECONDS = 2.0
@@ -314,6 +314,27 @@ async def test_closing_does_not_wait_for_a_server_that_is_gone(server: Server, f
             await until(lambda: valkey.round_trips > before)
             began = trio.current_time()
         assert trio.current_time() - began < 1.0
+
+
+async def test_a_link_is_closed_also_when_the_end_comes_while_it_is_being_given_up(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A close that is cancelled would leave the socket to the garbage collector: `_hang_up` has let go of the link by then."""
+    begun, closed, close = trio.Event(), [], DirectLink.close
+
+    async def close_slowly(link: DirectLink) -> None:
+        begun.set()
+        await trio.sleep(0.01)
+        await close(link)
+        closed.append(link)
+
+    monkeypatch.setattr(DirectLink, "close", close_slowly)
+    async with open_valkey(server.url) as valkey:
+        await valkey.call(("GET", "x"))
+        server.kill()
+        with trio.fail_after(RETURN_LIMIT_SECONDS):
+            await begun.wait()
+    assert len(closed) == 1
 
 
 async def swallow(valkey: Valkey, command: tuple[Any, ...]) -> None:
